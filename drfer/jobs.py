@@ -1,0 +1,60 @@
+"""Independent work on all cores with a progress bar, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+from tqdm.auto import tqdm
+
+from drfer.scan import DrferError
+
+
+def cache_folder() -> Path:
+    """Where made and preprocessed faces are kept: $DRFER_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("DRFER_CACHE") or platformdirs.user_cache_dir("drfer"))
+
+
+def map_on_all_cores(
+    function: Callable, items: Sequence, description: str, initializer: Callable | None = None, arguments: tuple = ()
+) -> list:
+    """[function(item) for item in items] in one process a core; the initializer runs once in each."""
+    workers = min(os.cpu_count() or 1, len(items))
+    context = multiprocessing.get_context("spawn")  # a fork of a process that runs threads may hang
+    with ProcessPoolExecutor(workers, context, initializer, arguments) as pool:
+        return list(progress(pool.map(function, items), description, len(items)))
+
+
+def progress(items, description: str, total: int | None = None, initial: int = 0, unit: str = "it"):
+    """A progress bar with the time left around any iterable."""
+    return tqdm(items, desc=description, total=total, initial=initial, unit=unit, dynamic_ncols=True)
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A temporary path beside the target, for a file or a folder, that takes the target's place when all went well.
+
+    After a crash or a kill the target is as it was: complete or absent. Raises DrferError if the place
+    cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise DrferError(f"cannot write to {target.parent}: {error.strerror}; choose another folder") from None
+    try:
+        yield workplace / target.name
+        os.replace(workplace / target.name, target)
+    except OSError as error:
+        # a second process may have put the same folder there first: theirs is as good
+        if not (target.is_dir() and (workplace / target.name).is_dir()):
+            raise DrferError(f"cannot write {target}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)

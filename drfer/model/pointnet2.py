@@ -1,0 +1,113 @@
+"""The PointNet++ encoder (Qi et al. 2017), single-scale grouping, for clouds in farthest-point order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from drfer.pointops import ball_query, gather
+
+
+@dataclass(frozen=True)
+class SetAbstractionSizes:
+    """One set abstraction level."""
+
+    centres: int
+    """number of centroids, the first ones of the cloud (farthest-point order makes sampling a slice)"""
+    radius: float
+    """of the ball around a centroid, in frame units"""
+    neighbours: int
+    """points in a ball"""
+    widths: tuple[int, ...]
+    """of the shared layers of its PointNet"""
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """levels: the grouped levels. global_widths: the last level's, whose last is the feature's width."""
+
+    levels: tuple[SetAbstractionSizes, ...]
+    global_widths: tuple[int, ...]
+
+    @property
+    def pooled_widths(self) -> tuple[int, ...]:
+        """Width of each level's output, the global feature last."""
+        return (*(level.widths[-1] for level in self.levels), self.global_widths[-1])
+
+
+class SharedMLP(nn.Module):
+    """Linear - batch norm - ReLU on every row (M, C), the last ReLU left to the caller's pooling.
+
+    The maximum over neighbours may go before the ReLU, since both are monotone: max(relu(h)) = relu(max(h)).
+    """
+
+    def __init__(self, widths: Sequence[int], first_is_done: bool = False) -> None:
+        super().__init__()
+        pairs = list(zip(widths, widths[1:]))
+        self.linears = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairs[first_is_done:])
+        self.norms = nn.ModuleList(nn.BatchNorm1d(b) for _, b in pairs)
+        self.first_is_done = first_is_done
+
+    def forward(self, rows: Tensor) -> Tensor:
+        linears = list(self.linears)
+        if self.first_is_done:
+            rows = self.norms[0](rows)
+        else:
+            rows = self.norms[0](linears.pop(0)(rows))
+        for linear, norm in zip(linears, self.norms[1:]):
+            rows = norm(linear(rows.relu_()))
+        return rows
+
+
+class SetAbstraction(nn.Module):
+    """Sampling, grouping and a PointNet in each ball: (B, N, 3) and (B, N, C) -> (B, S, 3) and (B, S, C').
+
+    The first layer runs before grouping, which is exact because it is linear: for a point j in the ball of
+    centroid i, W [x_j - x_i; f_j] = (W_x x_j + W_f f_j) - W_x x_i. So it costs N rows instead of S * K.
+    """
+
+    def __init__(self, channels: int, sizes: SetAbstractionSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.place = nn.Linear(3, sizes.widths[0], bias=False)
+        self.feature = nn.Linear(channels, sizes.widths[0], bias=False) if channels else None
+        self.shared = SharedMLP((3 + channels, *sizes.widths), first_is_done=True)
+
+    def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        centres = points[:, : self.sizes.centres]
+        neighbours = ball_query(points, centres, self.sizes.radius, self.sizes.neighbours)
+        placed = self.place(points)
+        rows = placed if self.feature is None else placed + self.feature(features)
+        grouped = gather(rows, neighbours) - placed[:, : self.sizes.centres, None]
+        batch, groups, members, width = grouped.shape
+        pooled = self.shared(grouped.view(-1, width)).view(batch * groups, members, -1).amax(dim=1)
+        return centres, pooled.relu().view(batch, groups, -1)
+
+
+class Encoder(nn.Module):
+    """PointNet++ encoder: a cloud (B, N, 3) in farthest-point order -> its feature (B, d).
+
+    `multiscale` also gives the pooled feature of every level, for the fusion module's skip connections.
+    """
+
+    def __init__(self, sizes: EncoderSizes) -> None:
+        super().__init__()
+        channels = (0, *sizes.pooled_widths)
+        self.levels = nn.ModuleList(SetAbstraction(c, level) for c, level in zip(channels, sizes.levels))
+        self.whole = SharedMLP((3 + channels[len(sizes.levels)], *sizes.global_widths))
+
+    def forward(self, cloud: Tensor) -> Tensor:
+        return self.multiscale(cloud)[-1]
+
+    def multiscale(self, cloud: Tensor) -> list[Tensor]:
+        """Pooled features, (B, width) a level, the global feature last."""
+        points, features, pooled = cloud, None, []
+        for level in self.levels:
+            points, features = level(points, features)
+            pooled.append(features.amax(dim=1))
+        rows = torch.cat([points.to(features.dtype), features], dim=-1)
+        rows = self.whole(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
+        return [*pooled, rows.amax(dim=1).relu()]
