@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ def written_whole(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
         workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise DrferError(f"cannot write to {target.parent}: {error.strerror}; choose another folder") from None
@@ -58,3 +60,10 @@ def written_whole(target: Path) -> Iterator[Path]:
             raise DrferError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what a killed process left beside a target; younger than an hour it may be another's work."""
+    for leftover in target.parent.glob(f".{target.name}.*"):
+        if time.time() - leftover.stat().st_mtime > 3600:
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from drfer.scan import ShapeError
 
+# numba's own threads: sharing OpenMP with torch would reset the number of threads that torch was given
+numba.config.THREADING_LAYER = "workqueue"
+
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """values (B, N, C), index (B, ...) into N -> (B, ..., C)."""

@@ -6,13 +6,14 @@ and resumed from its last checkpoint ends with the very weights of one that was 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drfer import losses
 from drfer.device import autocast, device
@@ -25,8 +26,8 @@ from drfer.scan import EXPRESSIONS, NEUTRAL
 class Augmentation:
     """Random input dropout and random scale, drawn anew for each scan in each epoch (section IV.B)."""
 
-    largest_dropout: float = 0.875
-    """share of points dropped: uniform up to this (PointNet++'s published code)"""
+    largest_dropout: float = 0.5
+    """share of points dropped: uniform up to this (0.875 in PointNet++'s published code)"""
     scale: tuple[float, float] = (0.8, 1.25)
     """uniform factor. Targets are scaled alike: equations (3)-(9) hold for a face of any size, and an unscaled
     target would ask the network to undo what it cannot know"""
@@ -34,11 +35,13 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Training:
-    """How one stage trains: Adam, a constant learning rate; the last epoch counts."""
+    """How one stage trains: Adam; the last epoch counts."""
 
     epochs: int
     learning_rate: float
     batch_size: int
+    final_rate: float = 1.0
+    """learning rate of the last epoch as a share of the first, by a cosine between; 1: constant"""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     augmentation: Augmentation = Augmentation()
@@ -286,6 +289,8 @@ class Trainer:
     def train_epoch(self) -> None:
         """One pass over the training scans; its mean loss terms join the curves."""
         started = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate * self._rate_share()
         self.model.eval()
         for part in self.parts.values():
             part.train()
@@ -301,6 +306,11 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + value.item() * len(batch.cloud)
         self.curves.append({name: total / scans for name, total in sums.items()})
         self.seconds += time.perf_counter() - started
+
+    def _rate_share(self) -> float:
+        progress = self.epoch / max(self.training.epochs - 1, 1)
+        final = self.training.final_rate
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         with autocast(self.precision):

@@ -1,0 +1,1 @@
+"""From a trained model to numbers: what the features hold."""

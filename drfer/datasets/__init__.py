@@ -1,0 +1,1 @@
+"""Where scans come from: each module yields FaceScan and nothing else."""

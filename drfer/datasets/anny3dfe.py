@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,12 +22,12 @@ from drfer.datasets.scanner import Scanner, scan_face
 from drfer.jobs import cache_folder, map_on_all_cores, written_whole
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
 
-VERSION = "0.1"
+VERSION = "0.3"
 """Frozen with the spread: a new number whenever a scan could come out differently."""
 
 FEMALE_SHARE = 0.56
 LEVELS = (1, 2, 3, 4)
-IDENTITY_SPREAD = 0.25
+IDENTITY_SPREAD = 0.18
 """standard deviation of each local change of shape (its range is -1 to 1)"""
 IDENTITY_ASYMMETRY = 0.05
 """standard deviation between the left and the right half of a local change"""
@@ -119,12 +120,12 @@ class Anny3DFE:
         return _read_subject(self.root / f"{key.subject}.npz"), numbers[key]
 
 
-@lru_cache(maxsize=2)  # scans are read subject by subject
+@lru_cache(maxsize=4)  # scans are read subject by subject
 def _read_subject(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, KeyError, __import__("zipfile").BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ScanFormatError(f"{path}: damaged ({error}); delete the folder {path.parent} and it is made again") from None
 
 

@@ -6,6 +6,9 @@ of the average head. Building takes `anny` about ten seconds; everything after t
 
 from __future__ import annotations
 
+import os
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,15 +107,34 @@ class HeadGenerator:
 
 
 def _quiet_anny():
-    import warp
-
-    warp.config.log_level = warp.LOG_ERROR  # it greets on stdout otherwise
-    import anny
-
     # "smplx" topologies of the same package are non-commercial: only MakeHuman's own is used
-    return anny.Anny(
-        rig="makehuman-head", topology="head", phenotypes="all", local_changes="all", facial_actions="all"
-    ).float()
+    with _silence():
+        import anny
+
+        return anny.Anny(
+            rig="makehuman-head", topology="head", phenotypes="all", local_changes="all", facial_actions="all"
+        ).float()
+
+
+@contextmanager
+def _silence():
+    """Send what warp, which anny computes with, writes to the process's own outputs to nowhere: it greets, and
+    misses a GPU, from compiled code."""
+    sys.stdout.flush()
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for stream, _ in kept:
+            os.dup2(nowhere, stream)
+        import warp
+
+        warp.config.log_level = warp.LOG_ERROR
+        yield
+    finally:
+        for stream, copy in kept:
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(nowhere)
 
 
 def _shapes_a_face(local_change: str) -> bool:
@@ -126,11 +148,12 @@ def _seen_from_front(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     A triangle around the mouth counts as inside if it lies more than 7 mm behind the frontal surface
     of the closed face, or belongs to a separate component (the tongue).
     """
-    import scipy.sparse as sparse
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
 
     ends = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]]])
     graph = sparse.coo_matrix((np.ones(len(ends)), ends.T), shape=(len(vertices),) * 2)
-    _, component = sparse.csgraph.connected_components(graph, directed=False)
+    _, component = connected_components(graph, directed=False)
     skin = component == np.bincount(component).argmax()
     centre = vertices[triangles].mean(axis=1)
     around_mouth = (np.abs(centre[:, 0]) < 30) & (centre[:, 1] > -50) & (centre[:, 1] < -12)

@@ -1,0 +1,1 @@
+"""The network: encoder, branches, fusion, and DrFER as a whole."""

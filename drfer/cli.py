@@ -1,0 +1,101 @@
+"""The command line: `drfer reproduce` for the main job, `drfer doctor` when something is odd."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import tyro
+
+from drfer.scan import DrferError
+
+PACKAGES = ("torch", "torch-cluster", "numpy", "numba", "fpsample", "small-gicp", "libigl", "embreex", "anny", "jupyterlab")
+
+
+def reproduce(
+    dataset: str = "anny3dfe", preset: str = "classroom", fold: int = 0, seed: int = 0, out: Path = Path("runs")
+) -> None:
+    """Make the faces, train the three stages on one fold, test, and draw the figures.
+
+    Args:
+        dataset: anny3dfe, the open synthetic faces (made on first use).
+        preset: paper, classroom (two cores, half an hour) or smoke (a test of the whole, under a minute).
+        fold: which of the preset's folds is tested.
+        seed: of weights, batches and augmentation.
+        out: folder for results; interrupted, the same command goes on from there.
+    """
+    from drfer import device
+    from drfer.reproduce import reproduce as run
+
+    device.keep_freed_memory()
+    run(dataset, preset, fold, seed, out)
+
+
+def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None:
+    """Make the open faces and say where they are.
+
+    Args:
+        subjects: how many, at most 100.
+        seed: another seed, another population.
+        sheet: a picture to draw of three subjects, neutral and at the highest level.
+    """
+    from drfer import figures
+    from drfer.datasets.anny3dfe import VERSION, Anny3DFE
+
+    database = Anny3DFE(subjects, seed)
+    if sheet:
+        shown = [database.subjects[number] for number in {0, subjects // 2, subjects - 1}]
+        scans = [
+            [database.load(key) for key in database.keys() if key.subject == subject and key.level in (0, 4)]
+            for subject in sorted(shown)
+        ]
+        figures.scan_sheet(scans, f"Anny-3DFE {VERSION}, seed {seed}: scans as they come").savefig(sheet, dpi=80)
+    print(f"{len(database.keys())} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}")
+
+
+def doctor() -> None:
+    """Say what is installed, what computes where, and what is amiss."""
+    import torch
+
+    from drfer import device, pointops
+    from drfer.jobs import cache_folder
+
+    print(f"python          {sys.version.split()[0]}")
+    for package in PACKAGES:
+        print(f"{package:<15} {_version(package)}")
+    cuda = torch.cuda.is_available()
+    print(f"device          {torch.cuda.get_device_name() if cuda else f'CPU, {torch.get_num_threads()} threads'}")
+    print(f"precision       {'bfloat16 (native here)' if device.has_bfloat16() else 'float32 (no native bfloat16)'}")
+    for where, what in pointops.backends().items():
+        print(f"FPS on {where:<8} {what}")
+    if cuda and not pointops.torch_cluster_has_cuda() and _version("torch-cluster") != "not installed":
+        print("amiss           this machine has a GPU, but torch-cluster was built without CUDA: rebuild it (README)")
+    print(f"faces cached in {cache_folder()}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {"reproduce": reproduce, "faces": faces, "doctor": doctor},
+            prog="drfer",
+            description="DrFER: disentangled representations for 3D facial expression recognition.",
+        )
+    except DrferError as error:
+        print(f"drfer: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ndrfer: interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

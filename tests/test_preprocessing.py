@@ -1,0 +1,153 @@
+"""Preprocessing against the truth that the open faces know, and its refusals."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from drfer import template as common_mesh
+from drfer.datasets.anny_head import HeadGenerator
+from drfer.datasets.scanner import cast_rays
+from drfer.pointops import farthest_point_order
+from drfer.preprocessing import mean_face, preprocess, preprocess_scan, register, resample
+from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
+
+
+@pytest.fixture(scope="module")
+def head():
+    return HeadGenerator().head
+
+
+def complete_scan(database, head, key):
+    """The true surface of a scan's face, in the head's frame: dense, without noise, hole or hair."""
+    truth = database.truth(key)
+    surface = head.subdivide(head.pose_face(database.true_neutral(key.subject), truth.activation)[None])[0]
+    return FaceScan(surface.astype(np.float32), head.fine_triangles.astype(np.int32), key, "the generator")
+
+
+def frontal_scan(database, head, key):
+    """What a noise-free frontal scanner sees of a face's oval."""
+    surface = complete_scan(database, head, key).points.astype(float)
+    x, y = np.meshgrid(np.arange(-75, 75, 1.5), np.arange(-90, 95, 1.5))
+    z, triangle, _ = cast_rays(surface, head.fine_triangles, np.stack([x, y], -1))
+    seen = (triangle >= 0) & head.seen_from_front[triangle // 16] & (np.hypot(x / 71, (y - 3) / 86) < 1)
+    points = np.stack([x, y, z], -1)[seen].astype(np.float32)
+    return FaceScan(points, np.array([[0, 1, 2]], np.int32), key, "the generator")
+
+
+def test_template_is_the_one_its_recipe_makes():
+    shipped, built = common_mesh.load(), common_mesh.build()
+    assert shipped.vertices.shape == (39_923, 3)
+    assert np.allclose(shipped.vertices, built.vertices, atol=2e-3)
+    assert np.linalg.norm(shipped.vertices, axis=1).max() < 120
+
+
+def test_template_is_in_farthest_point_order():
+    vertices = common_mesh.load().vertices
+    assert np.array_equal(farthest_point_order(vertices, 512), np.arange(512))
+
+
+def test_every_scan_of_a_subject_comes_to_the_same_place(database, head):
+    """Registration error: against the pose that the subject's complete, noise-free neutral face comes to."""
+    angles, shifts = [], []
+    for subject in database.subjects[:6]:
+        neutral = ScanKey(subject, "neutral", 0)
+        ideal = register(frontal_scan(database, head, neutral)).pose
+        for key in [key for key in database.keys() if key.subject == subject and key.level in (0, 3, 4)]:
+            error = register(database.load(key)).pose @ database.truth(key).pose @ np.linalg.inv(ideal)
+            angles.append(np.degrees(Rotation.from_matrix(error[:3, :3]).magnitude()))
+            shifts.append(np.linalg.norm(error[:3, 3]))
+    assert np.median(angles) < 1.0 and np.percentile(angles, 99) < 2.5
+    assert np.median(shifts) < 1.0 and np.percentile(shifts, 99) < 3.0
+
+
+def test_resampled_points_lie_on_the_true_surface(database, head):
+    import igl
+
+    errors = []
+    for key in database.keys()[5:100:19]:
+        pose = register(database.load(key)).pose
+        places, missing = resample(database.load(key), pose)
+        truth = database.truth(key).pose
+        in_head_frame = (places[~missing] - pose[:3, 3]) @ pose[:3, :3]
+        in_head_frame = (in_head_frame - truth[:3, 3]) @ truth[:3, :3]
+        surface = complete_scan(database, head, key)
+        squared = igl.point_mesh_squared_distance(
+            in_head_frame, surface.points.astype(float), surface.triangles.astype(np.int64)
+        )[0]
+        errors.append(np.sqrt(squared))
+    errors = np.concatenate(errors)
+    assert np.median(errors) < 0.3 and np.percentile(errors, 99) < 1.5
+
+
+def test_nothing_is_invented_where_the_scan_has_a_hole(database):
+    scan = database.load(database.keys()[0])
+    pose = register(scan).pose
+    kept = np.linalg.norm(scan.points[scan.triangles].mean(axis=1) @ pose[:3, :3].T + pose[:3, 3], axis=1) > 40
+    with_hole = FaceScan(scan.points, scan.triangles[kept], scan.key, scan.source)
+    places, missing = resample(with_hole, pose)
+    inside = np.linalg.norm(common_mesh.load().vertices, axis=1) < 20
+    assert inside.sum() > 50 and missing[inside].all()
+
+
+def test_clouds_are_in_farthest_point_order_and_in_the_unit_ball(faces):
+    for cloud in faces.clouds[:5]:
+        assert np.array_equal(farthest_point_order(cloud, 256), np.arange(256))
+    assert np.linalg.norm(faces.clouds, axis=-1).max() < 1
+
+
+def test_size_is_kept(database):
+    key = database.keys()[0]
+    scan = database.load(key)
+    smaller = FaceScan(scan.points * np.float32(0.95), scan.triangles, key, scan.source)
+    extent = [np.ptp(preprocess_scan(each)["cloud"][:, 0]) for each in (scan, smaller)]
+    assert extent[1] < 0.98 * extent[0]
+
+
+def test_the_cache_gives_the_same_faces_and_heals(database, faces, cache):
+    again = preprocess(database, faces.keys)
+    assert again.hash == faces.hash and np.array_equal(again.clouds, faces.clouds)
+    path = next(cache.glob("faceset-*.npz"))
+    path.write_bytes(path.read_bytes()[:10_000])
+    healed = preprocess(database, faces.keys)
+    assert np.array_equal(healed.clouds, faces.clouds) and np.array_equal(healed.missing, faces.missing)
+
+
+def test_mean_face_leaves_missing_vertices_out(faces):
+    members = np.arange(6)
+    mean = mean_face(faces, members, 256)
+    seen = ~faces.missing[members]
+    common = [vertex for vertex in range(seen.shape[1]) if seen[:, vertex].sum() >= 3][:256]
+    for place, vertex in enumerate(common):
+        values = [faces.vertices[member, vertex] for member in members if not faces.missing[member, vertex]]
+        assert np.allclose(mean[place], np.mean(values, axis=0), atol=1e-6)
+    with pytest.raises(DrferError, match="common vertices"):
+        mean_face(faces, members, 4096)
+
+
+@pytest.mark.parametrize("damage, message", [("empty", "no points"), ("nan", "point 7 is not finite"),
+                                             ("index", "names point"), ("flat", "triangles must be")])  # fmt: skip
+def test_a_scan_that_cannot_be_one_is_refused(database, damage, message):
+    scan = database.load(database.keys()[0])
+    points, triangles = scan.points.copy(), scan.triangles.copy()
+    if damage == "empty":
+        points = points[:0]
+    elif damage == "nan":
+        points[7, 1] = np.nan
+    elif damage == "index":
+        triangles[3, 0] = len(points)
+    else:
+        triangles = triangles[:0]
+    with pytest.raises(ScanFormatError, match=message):
+        FaceScan(points, triangles, scan.key, "file.wrl")
+
+
+def test_what_is_no_face_is_refused(database):
+    import igl
+
+    octahedron = np.vstack([np.eye(3), -np.eye(3)])
+    sides = np.array([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])
+    ball, triangles = igl.loop(octahedron, sides, 5)
+    ball = ball / np.linalg.norm(ball, axis=1, keepdims=True)
+    scan = FaceScan((ball * 50).astype(np.float32), triangles.astype(np.int32), database.keys()[0], "ball.obj")
+    with pytest.raises(ScanFormatError, match="ball.obj"):
+        preprocess_scan(scan)

@@ -1,0 +1,139 @@
+"""The store keeps results whole, survives kill -9, and resumes to the very same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drfer.experiment import PARENTS, PRESETS, Run, run_fold
+from drfer.jobs import written_whole
+from drfer.scan import DrferError
+from drfer.stages import STAGES
+from drfer.store import Store
+
+CHILD = """
+import sys
+from pathlib import Path
+from drfer import experiment, store
+from drfer.reproduce import prepare_faces
+experiment.CHECKPOINT_SECONDS = 0
+original = store.Store.save_checkpoint
+def announce(self, name, tensors, rest):
+    original(self, name, tensors, rest)
+    print("checkpoint", name.rsplit("-", 1)[0], flush=True)
+store.Store.save_checkpoint = announce
+run = experiment.Run(experiment.PRESETS["smoke"], fold=0)
+experiment.run_fold(run, prepare_faces("anny3dfe", run.preset), store.Store(Path(sys.argv[1])))
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faces, tmp_path_factory):
+    """A whole smoke run in one go."""
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    return store, run_fold(Run(PRESETS["smoke"], fold=0), faces, store)
+
+
+def test_killed_in_every_stage_ends_with_the_same_weights(undisturbed, faces, tmp_path):
+    whole, _ = undisturbed
+    killed_in = []
+    for stage in STAGES:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+                                 stderr=subprocess.DEVNULL)  # fmt: skip
+        for line in child.stdout:
+            if line.split() == ["checkpoint", stage]:
+                child.send_signal(signal.SIGKILL)
+                killed_in.append(stage)
+                break
+        child.wait()
+        assert child.returncode == -signal.SIGKILL
+    assert killed_in == list(STAGES)
+    run = Run(PRESETS["smoke"], fold=0)
+    assert list(tmp_path.glob("iii-*.checkpoint")), "the last kill came after a checkpoint of stage iii"
+    resumed = run_fold(run, faces, Store(tmp_path))
+    for stage in STAGES:
+        name = run.result_name(stage, faces)
+        once, again = (load_file(root / name / "weights.safetensors") for root in (whole.root, tmp_path))
+        assert once.keys() == again.keys()
+        assert all(torch.equal(once[key], again[key]) for key in once), stage
+        assert resumed[stage].get("test") == undisturbed[1][stage].get("test")
+    assert not list(tmp_path.glob("*.checkpoint"))
+
+
+def test_what_is_there_is_not_done_again(undisturbed, faces):
+    store, records = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    again = run_fold(Run(PRESETS["smoke"], fold=0), faces, store)
+    assert again == records
+    assert before == {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+
+
+@pytest.mark.parametrize("damaged", ["weights.safetensors", "record.json"])
+def test_a_damaged_result_is_said_and_made_again(undisturbed, faces, damaged, capsys):
+    store, records = undisturbed
+    name = Run(PRESETS["smoke"], fold=0).result_name("iii", faces)
+    path = store.root / name / damaged
+    path.write_bytes(path.read_bytes()[:100])
+    again = run_fold(Run(PRESETS["smoke"], fold=0), faces, store)
+    assert "is damaged" in capsys.readouterr().out
+    assert again["iii"]["test"] == records["iii"]["test"]
+
+
+def test_a_damaged_checkpoint_is_said_and_dropped(tmp_path, capsys):
+    store = Store(tmp_path)
+    store.save_checkpoint("stage-1", {"a": torch.ones(3)}, {"curves": []})
+    tensors, rest = store.load_checkpoint("stage-1")
+    assert torch.equal(tensors["a"], torch.ones(3)) and rest == {"curves": []}
+    path = tmp_path / "stage-1.checkpoint"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert store.load_checkpoint("stage-1") is None
+    assert "is damaged" in capsys.readouterr().out and not path.exists()
+
+
+def test_every_setting_that_matters_changes_the_name(faces):
+    run = Run(PRESETS["smoke"], fold=0)
+    names = {run.result_name("iii", faces)}
+    others = [
+        Run(PRESETS["smoke"], fold=1),
+        Run(PRESETS["smoke"], fold=0, seed=1),
+        Run(PRESETS["smoke"], fold=0, repeat=1),
+    ]
+    for other in others:
+        assert other.result_name("i-expression", faces) != run.result_name("i-expression", faces)
+        names.add(other.result_name("iii", faces))
+    assert len(names) == 4
+
+
+def test_parents_come_before_their_children():
+    order = list(STAGES)
+    for stage, parents in PARENTS.items():
+        assert all(order.index(parent) < order.index(stage) for parent in parents)
+
+
+def test_records_are_json_and_carry_their_origin(undisturbed):
+    store, records = undisturbed
+    for record in records.values():
+        assert json.loads(json.dumps(record)) == record
+        assert {"drfer", "torch", "date", "device"} <= record["provenance"].keys()
+        assert np.isfinite([value for epoch in record["curves"] for value in epoch.values()]).all()
+
+
+def test_written_whole_leaves_the_old_file_when_writing_fails(tmp_path):
+    target = tmp_path / "result.json"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), written_whole(target) as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DrferError, match="cannot write"), written_whole(tmp_path / "file" / "result.json"):
+        pass
