@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/drfer reproduce
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval tests notebooks
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

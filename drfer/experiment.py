@@ -144,19 +144,22 @@ class Run:
             return "bfloat16" if has_bfloat16() else "float32"
         return self.preset.precision
 
-    def determined_by(self, stage: Stage, faces: FaceSet) -> dict:
-        """Everything a stage's result depends on, as JSON; settings that it does not read stand at their defaults,
-        so that the ablations share what they have in common."""
+    def read_by(self, stage: str) -> tuple[ModelSizes, LossSettings]:
+        """The sizes and settings that a stage reads; those that it does not stand at their defaults, so that the
+        ablations share the stages that they have in common."""
         sizes, settings = self.preset.sizes, self.losses
-        reads_fusion = stage.name in ("i-fusion", "iii")
-        reads_feature = stage.name in ("ii-expression", "iii")
-        if not reads_fusion:
+        if stage not in ("i-fusion", "iii"):
             sizes, settings = replace(sizes, skips=True), replace(settings, fusion=True)
-        if not reads_feature:
+        if stage not in ("ii-expression", "iii"):
             sizes = replace(sizes, gaussian_feature=False)
             settings = LossSettings(reduction=settings.reduction, fusion=settings.fusion)
-        if stage.name in ("i-expression", "i-identity"):
+        if stage in ("i-expression", "i-identity"):
             settings = LossSettings()
+        return sizes, settings
+
+    def determined_by(self, stage: Stage, faces: FaceSet) -> dict:
+        """Everything a stage's result depends on, as JSON."""
+        sizes, settings = self.read_by(stage.name)
         return {
             "stage": stage.name,
             "version": stage.version,
@@ -183,10 +186,10 @@ def run_stage(run: Run, name: str, faces: FaceSet, data: FoldData, store: Store)
     if stored:
         print(f"{stage.title}: in the store")
         return stored[1]
-    trainer = Trainer(
-        stage, assemble(run, PARENTS[name], faces, data, store), data, run.preset.trainings[name], run.losses,
-        _stage_seed(run.seed, name), run.precision(),
-    )  # fmt: skip
+    sizes, settings = run.read_by(name)
+    model = assemble(run, PARENTS[name], faces, data, store, sizes)
+    training = run.preset.trainings[name]
+    trainer = Trainer(stage, model, data, training, settings, _stage_seed(run.seed, name), run.precision())
     checkpoint = store.load_checkpoint(result_name)
     if checkpoint:
         trainer.restore(*checkpoint)
@@ -219,9 +222,12 @@ def _train(trainer: Trainer, title: str, save_checkpoint) -> None:
                 last_saved = time.monotonic()
 
 
-def assemble(run: Run, stages: tuple[str, ...], faces: FaceSet, data: FoldData, store: Store) -> DrFER:
-    """A model with the weights that some finished stages gave; what none of them trained is fresh."""
-    model = fresh_model(run.preset.sizes, data, run.seed)
+def assemble(
+    run: Run, stages: tuple[str, ...], faces: FaceSet, data: FoldData, store: Store, sizes: ModelSizes | None = None
+) -> DrFER:
+    """A model with the weights that some finished stages gave (their sizes, unless others are given); what none of
+    them trained is fresh."""
+    model = fresh_model(sizes or run.read_by(stages[-1])[0], data, run.seed)
     for name in stages:
         stored = store.load(run.result_name(name, faces))
         if stored is None:

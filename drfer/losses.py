@@ -1,4 +1,7 @@
-"""The losses, each under the paper's number. All return a scalar unless their docstring says otherwise."""
+"""The losses, each under the paper's number; a scalar unless the docstring says otherwise.
+
+The stages' sums, equations (7), (8) and (10), are put together from these in `stages.py`.
+"""
 
 from __future__ import annotations
 
@@ -76,20 +79,6 @@ def _mined(to_positive: Tensor, to_negatives: Tensor, is_negative: Tensor, minin
     beyond = far.masked_fill(to_negatives <= to_positive[:, None], float("inf")).amin(dim=1)
     farthest = to_negatives.masked_fill(~is_negative, -1).amax(dim=1)
     return torch.where(beyond.isinf(), farthest, beyond)
-
-
-def expression_loss(
-    face: Tensor, mean_expression_face: Tensor, features: Tensor, logits: Tensor, labels: Tensor, **options
-) -> dict[str, Tensor]:
-    """Equation (7), term by term: reconstruction (4), triplet (6), classification (1). Their sum is the loss."""
-    return {
-        "reconstruction": reconstruction_loss(face, mean_expression_face, options.get("reduction", "sum")),
-        "triplet": triplet_loss(
-            features, labels, options.get("margin", MARGIN), options.get("mining", "semi-hard"),
-            options.get("normalised", True),
-        ),
-        "classification": classification_loss(logits, labels),
-    }  # fmt: skip
 
 
 def cross_over_loss(

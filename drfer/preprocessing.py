@@ -40,12 +40,12 @@ class Settings:
     fine_reach: float = 12.0
     """the same while the template's stable region is aligned"""
     largest_residual: float = 4.0
-    """a registration whose stable region lies further from the scan than this on average is refused"""
+    """a registration whose stable region lies further from the scan than this (root mean square) is refused"""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """pose: (4, 4), scan -> template frame, mm. residual: mm, mean distance of the template's stable region."""
+    """pose: (4, 4), scan -> template frame, mm. residual: mm, root mean square distance of the template's stable region."""
 
     pose: np.ndarray
     residual: float
@@ -144,7 +144,7 @@ def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str
     seen = places[~missing]
     if len(seen) < settings.points:
         raise ScanFormatError(f"{scan.source}, scan {scan.key}: only {len(seen)} of the template's vertices are seen")
-    order = farthest_point_order(seen, settings.points)  # the template's own order begins at the nose tip
+    order = farthest_point_order(seen, settings.points)  # from the first template vertex seen: the nose tip
     return {
         "cloud": (seen[order] / settings.frame_length).astype(np.float32),
         "vertices": (places[: settings.template_points] / settings.frame_length).astype(np.float32),

@@ -19,7 +19,7 @@ from drfer import losses
 from drfer.device import autocast, device
 from drfer.model.drfer import DrFER
 from drfer.preprocessing import FaceSet, mean_face
-from drfer.scan import EXPRESSIONS, NEUTRAL
+from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class FoldData:
 
         clouds = faces.clouds[:, :points]
         neutrals = np.flatnonzero(~is_test & is_neutral)
+        if sorted(number[neutrals]) != list(range(len(self.subjects))):
+            raise DrferError("every training subject needs exactly one neutral scan, as the identity branch's target")
         self.clouds, self.labels = on_device(clouds), on_device(label)
         self.subject_numbers = on_device(number)
         self.own_neutral = on_device(clouds[neutrals[np.argsort(number[neutrals])]])

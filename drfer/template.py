@@ -70,11 +70,11 @@ def load() -> Template:
 def build() -> Template:
     """The average head's frontal surface inside an oval, found by a dense grid of rays; of that 39,923 points by
     farthest point sampling; triangles by Delaunay in the frontal plane, where the surface is a height field."""
-    import fpsample
     from scipy.spatial import Delaunay
 
     from drfer.datasets.anny_head import HeadGenerator
     from drfer.datasets.scanner import cast_rays
+    from drfer.pointops import farthest_point_order
 
     head = HeadGenerator().head
     surface = head.subdivide(head.average[None])[0]
@@ -85,8 +85,8 @@ def build() -> Template:
 
     points = np.stack([x, y + MIDDLE, depth], axis=-1)[seen]
     origin = points.mean(axis=0).round(3)
-    points = (points - origin).astype(np.float32)
-    kept = fpsample.bucket_fps_kdline_sampling(points, VERTICES, h=9, start_idx=int(np.argmax(points[:, 2])))
+    points = np.round(points - origin, 3).astype(np.float32)  # as it is stored: rounding must not change the order
+    kept = farthest_point_order(points, VERTICES, start=int(np.argmax(points[:, 2])))  # from the nose tip
     vertices = points[kept]
     triangles = Delaunay(vertices[:, :2]).simplices
     edges = vertices[triangles] - np.roll(vertices[triangles], 1, axis=1)

@@ -14,7 +14,6 @@ from drfer.losses import (
     chamfer_distance,
     classification_loss,
     cross_over_loss,
-    expression_loss,
     js_divergence,
     kl_divergence,
     reconstruction_loss,
@@ -103,7 +102,9 @@ def test_chamfer_of_a_shuffled_copy_is_0_and_either_order_gives_the_same(reducti
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_chamfer_is_in_squared_units(reduction):
     a, b = random(2, 30, 3), random(2, 20, 3, seed=1)
-    torch.testing.assert_close(chamfer_distance(120 * a, 120 * b, reduction), 120**2 * chamfer_distance(a, b, reduction))
+    torch.testing.assert_close(
+        chamfer_distance(120 * a, 120 * b, reduction), 120**2 * chamfer_distance(a, b, reduction)
+    )
 
 
 def test_chamfer_refuses_what_does_not_fit():
@@ -189,25 +190,6 @@ def test_the_papers_numbers_are_the_defaults():
     assert losses.MARGIN == 0.3 and losses.FUSION_WEIGHT == 0.1
     features = random(10, 4)
     assert triplet_loss(features, LABELS).equal(triplet_loss(features, LABELS, 0.3, "semi-hard", True))
-
-
-def test_the_expression_loss_holds_the_terms_of_equation_7():
-    face, target, features, logits = random(10, 9, 3), random(10, 7, 3, seed=1), random(10, 4), random(10, 4, seed=2)
-    terms = expression_loss(face, target, features, logits, LABELS)
-    assert list(terms) == ["reconstruction", "triplet", "classification"]
-    assert terms["reconstruction"].equal(reconstruction_loss(face, target))
-    assert terms["triplet"].equal(triplet_loss(features, LABELS))
-    assert terms["classification"].equal(classification_loss(logits, LABELS))
-    inputs = [tensor.requires_grad_() for tensor in (face, features, logits)]
-    assert gradcheck(lambda f, r, y: sum(expression_loss(f, target, r, y, LABELS).values()), inputs)
-
-
-def test_the_expression_loss_passes_its_options_on():
-    face, features, logits = random(10, 9, 3), random(10, 4), random(10, 4, seed=2)
-    options = {"margin": 0.9, "mining": "hard", "normalised": False}
-    terms = expression_loss(face, face + 0.1, features, logits, LABELS, reduction="mean", **options)
-    assert terms["reconstruction"].equal(reconstruction_loss(face, face + 0.1, "mean"))
-    assert terms["triplet"].equal(triplet_loss(features, LABELS, **options))
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

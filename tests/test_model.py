@@ -29,6 +29,15 @@ SMALL = ModelSizes(
 SMOKE = PRESETS["smoke"].sizes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For batches this small a second thread is no faster, and much slower where the machine has other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_clouds(batch, count, seed=0):
     """Random clouds of the size of a face, in farthest-point order."""
     clouds = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -75,18 +84,18 @@ def assert_same(name, here, there):
 @pytest.mark.parametrize("widths", [(8,), (8, 12), (8, 8, 16)])
 @pytest.mark.parametrize("training", [True, False])
 def test_set_abstraction_is_the_textbooks_forward_and_backward(channels, widths, training):
-    level = seeded(SetAbstraction, channels, SetAbstractionSizes(20, 0.5, 8, widths)).train(training)
-    results = []
-    for module, form in ((level, level), (twin := deepcopy(level), lambda *clouds: textbook(twin, *clouds))):
-        points = random_clouds(3, 100).requires_grad_()
-        features = torch.randn(3, 100, channels, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        centres, pooled = form(points, features if channels else None)
-        weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(2))
-        ((pooled * weights).sum() + centres.square().sum()).backward()
-        inputs = {"points": points.grad} | ({"features": features.grad} if channels else {})
-        gradients = {name: weight.grad for name, weight in module.named_parameters()}
-        results.append({"centres": centres, "pooled": pooled, **inputs, **gradients, **dict(module.named_buffers())})
-    here, there = results
+    def outcome(form):
+        level = seeded(SetAbstraction, channels, SetAbstractionSizes(20, 0.5, 8, widths)).train(training)
+        clouds = {"points": random_clouds(3, 100).requires_grad_()}
+        if channels:
+            clouds["features"] = torch.randn(3, 100, channels).requires_grad_()
+        centres, pooled = form(level, clouds["points"], clouds.get("features"))
+        ((pooled * torch.randn(pooled.shape)).sum() + centres.square().sum()).backward()
+        gradients = {f"gradient of {name}": cloud.grad for name, cloud in clouds.items()}
+        gradients |= {f"gradient of {name}": weight.grad for name, weight in level.named_parameters()}
+        return {"centres": centres, "pooled": pooled, **gradients, **dict(level.named_buffers())}
+
+    here, there = outcome(lambda level, *clouds: level(*clouds)), outcome(textbook)
     assert here.keys() == there.keys() and here["pooled"].shape == (3, 20, widths[-1])
     for name in here:
         assert_same(name, here[name].float(), there[name].float())
@@ -101,6 +110,21 @@ def test_shared_layers_leave_only_the_last_relu_to_the_caller():
     assert shared(rows).min() < 0
 
 
+@pytest.mark.parametrize("sizes", [SMALL, SMOKE])
+def test_the_encoder_is_the_textbooks_levels_and_shared_layers_over_all_that_remains(sizes):
+    encoder, clouds = seeded(Encoder, sizes.encoder).eval(), random_clouds(2, sizes.points)
+    points, features, pooled = clouds, None, []
+    for level in encoder.levels:
+        points, features = textbook(level, points, features)
+        pooled.append(features.amax(dim=1))
+    rows = torch.cat([points, features], dim=-1)
+    for layer, norm in zip(encoder.whole.linears, encoder.whole.norms):
+        rows = norm(layer(rows).mT).mT.relu()
+    for here, there in zip(encoder.multiscale(clouds), [*pooled, rows.amax(dim=1)], strict=True):
+        assert_same("features", here, there)
+    assert (encoder(clouds) == 0).any(), "a feature that no point turns on is 0"
+
+
 def test_the_encoder_does_not_see_the_order_of_points_beyond_its_centres():
     sizes = EncoderSizes(
         (SetAbstractionSizes(16, 0.8, 61, (8, 16)), SetAbstractionSizes(6, 1.5, 17, (16, 24))), (24, 32)
@@ -111,13 +135,6 @@ def test_the_encoder_does_not_see_the_order_of_points_beyond_its_centres():
     for here, there in zip(encoder.multiscale(shuffled), encoder.multiscale(clouds)):
         assert_same("features", here, there)
     assert not encoder(clouds.flip(1)).allclose(encoder(clouds))
-
-
-def test_the_encoder_sees_every_point_of_a_ball():
-    sizes = EncoderSizes((SetAbstractionSizes(4, 5.0, 30, (32,)),), (32, 64))
-    encoder, clouds = seeded(Encoder, sizes).eval(), random_clouds(1, 30).requires_grad_()
-    encoder.levels[0](clouds, None)[1].sum().backward()
-    assert (clouds.grad.abs().sum(dim=-1) > 0).sum() > 15
 
 
 @pytest.mark.parametrize("sizes", [SMALL, SMOKE])
@@ -250,9 +267,9 @@ def test_the_papers_widths():
 
 
 def test_reorder_gives_the_same_points_in_farthest_point_order():
-    face = torch.randn(2, 60, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    face = torch.randn(4, 300, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     ordered = reorder(face)
-    assert ordered.equal(gather(face, farthest_point_sample_plain(face.detach(), 60)))
+    assert ordered.equal(gather(face, farthest_point_sample_plain(face.detach(), 300)))
     for before, after in zip(face.tolist(), ordered.tolist()):
         assert sorted(before) == sorted(after)
     ordered.square().sum().backward()
@@ -270,6 +287,7 @@ def test_disentangle_makes_every_face_of_figure_2(sizes):
     ):  # fmt: skip
         assert face.shape == (3, 48, 3) and face.dtype == torch.float32
     assert (out.feature_mean is not None) == (out.feature_log_variance is not None) == sizes.gaussian_feature
+    assert (model.expression.gaussian is not None) == sizes.gaussian_feature and model.identity.gaussian is None
     assert model.disentangle(faces, fuse=False).fused_face is None
     assert model.expression.classifier(out.expression_feature).shape == (3, len(EXPRESSIONS))
     assert model.identity.classifier(out.expression_feature).shape == (3, 9)
@@ -311,8 +329,6 @@ def test_the_cross_over_loss_alone_reaches_both_branches():
 def test_one_stream_of_the_cross_over_reaches_through_the_second_branch_into_the_first(second, first):
     model, faces = seeded(DrFER, SMALL, subjects=9), random_clouds(3, 48)
     face = getattr(model.disentangle(faces, fuse=False), f"{second}_of_{first}_face")
-    for weight in model.get_submodule(second).parameters():
-        weight.grad = None
     reconstruction_loss(face, faces).backward()
     assert parts_with_gradient(model) == BRANCHES
 

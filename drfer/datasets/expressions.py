@@ -88,17 +88,17 @@ class Spread:
     generator's version; see docs/anny3dfe.md for the figures.
     """
 
-    level_strength: tuple[float, ...] = (0.45, 0.65, 0.85, 1.05)
+    level_strength: tuple[float, ...] = (0.5, 0.7, 0.9, 1.1)
     """strength of levels 1-4"""
     level_jitter: float = 0.1
     """standard deviation of the logarithm of a scan's strength"""
-    style: float = 0.1
+    style: float = 0.08
     """standard deviation of a subject's own gain of each unit (the same in all of their scans)"""
-    unit_jitter: float = 0.1
+    unit_jitter: float = 0.08
     """standard deviation of each unit's gain from scan to scan"""
-    optional_share: float = 0.3
+    optional_share: float = 0.25
     """probability that a unit of "sometimes" joins"""
-    second_expression: float = 0.25
+    second_expression: float = 0.2
     """largest share of a second expression that is mixed in (its law: this times Beta(1, 4))"""
     asymmetry: float = 0.1
     """standard deviation of the left-right imbalance of a unit"""
