@@ -22,12 +22,12 @@ from drfer.datasets.scanner import Scanner, scan_face
 from drfer.jobs import cache_folder, map_on_all_cores, written_whole
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
 
-VERSION = "0.4"
+VERSION = "0.6"
 """Frozen with the spread: a new number whenever a scan could come out differently."""
 
 FEMALE_SHARE = 0.56
 LEVELS = (1, 2, 3, 4)
-IDENTITY_SPREAD = 0.12
+IDENTITY_SPREAD = 0.145
 """standard deviation of each local change of shape (its range is -1 to 1)"""
 IDENTITY_ASYMMETRY = 0.05
 """standard deviation between the left and the right half of a local change"""
@@ -143,12 +143,12 @@ def scan_keys(subject: str) -> list[ScanKey]:
 
 def draw_identity(rng: np.random.Generator, female: bool, local_changes: list[str]) -> tuple[dict, dict]:
     """A person: phenotype (age, gender, ancestry ...) and local changes of the face's parts, mildly asymmetric."""
-    ancestry = rng.dirichlet([2.0, 2.0, 2.0])
+    ancestry = rng.dirichlet([1.4, 1.4, 1.4])
     phenotype = {
         "gender": rng.uniform(0.8, 1.0) if female else rng.uniform(0.0, 0.2),
         "age": rng.uniform(0.62, 0.92),  # 18 to 70 years on anny's scale of 0 (child) to 1 (90)
-        "muscle": rng.uniform(0.4, 0.7),
-        "weight": rng.uniform(0.4, 0.7),
+        "muscle": rng.uniform(0.37, 0.73),
+        "weight": rng.uniform(0.37, 0.73),
         **dict(zip(("african", "asian", "caucasian"), ancestry)),
     }
     shared: dict[str, float] = {}

@@ -88,17 +88,17 @@ class Spread:
     generator's version; see docs/anny3dfe.md for the figures.
     """
 
-    level_strength: tuple[float, ...] = (0.5, 0.7, 0.9, 1.1)
+    level_strength: tuple[float, ...] = (0.48, 0.68, 0.88, 1.08)
     """strength of levels 1-4"""
     level_jitter: float = 0.1
     """standard deviation of the logarithm of a scan's strength"""
-    style: float = 0.08
+    style: float = 0.09
     """standard deviation of a subject's own gain of each unit (the same in all of their scans)"""
-    unit_jitter: float = 0.08
+    unit_jitter: float = 0.09
     """standard deviation of each unit's gain from scan to scan"""
-    optional_share: float = 0.25
+    optional_share: float = 0.27
     """probability that a unit of "sometimes" joins"""
-    second_expression: float = 0.2
+    second_expression: float = 0.22
     """largest share of a second expression that is mixed in (its law: this times Beta(1, 4))"""
     asymmetry: float = 0.1
     """standard deviation of the left-right imbalance of a unit"""
