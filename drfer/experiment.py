@@ -206,6 +206,7 @@ def run_stage(run: Run, name: str, faces: FaceSet, data: FoldData, store: Store)
         truth = data.labels[data.test].cpu().numpy()
         predicted = predict(trainer.model, data.clouds[data.test])[1].argmax(axis=1)
         record["test"] = {"truth": truth.tolist(), "predicted": predicted.tolist()}
+    record = json.loads(json.dumps(record))  # as the store gives it back
     store.save(result_name, _weights_of(trainer.model, stage.trained), record)
     return record
 
