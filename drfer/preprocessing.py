@@ -19,7 +19,7 @@ from drfer.jobs import cache_folder, map_on_all_cores, written_whole
 from drfer.pointops import farthest_point_order
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
 
-VERSION = 1
+VERSION = 2
 """raised whenever the same scan could come out differently"""
 
 
@@ -109,16 +109,21 @@ def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) 
 
 
 def _on_border(places: np.ndarray, points: np.ndarray, triangles: np.ndarray, triangle: np.ndarray) -> np.ndarray:
-    """Whether each place, on its triangle, lies on an edge that belongs to one triangle only."""
+    """Whether each place, on its triangle, lies on an edge that belongs to one triangle only, or on its ends."""
     edges = np.sort(np.stack([triangles[:, [1, 2]], triangles[:, [2, 0]], triangles[:, [0, 1]]], axis=1), axis=-1)
     code = edges[..., 0] * len(points) + edges[..., 1]
     _, inverse, count = np.unique(code, return_inverse=True, return_counts=True)
-    is_border = count[inverse].reshape(code.shape) == 1  # (t, 3): the edge opposite each corner
-    candidates = np.flatnonzero(is_border[triangle].any(axis=1))
-    corners = points[triangles[triangle[candidates]]]
-    weights = _barycentric(places[candidates], corners)
+    border_edge = count[inverse].reshape(code.shape) == 1  # (t, 3): the edge opposite each corner
+    border_point = np.zeros(len(points), dtype=bool)
+    border_point[edges[border_edge]] = True
+
+    candidates = np.flatnonzero(border_point[triangles[triangle]].any(axis=1))
+    corners = triangles[triangle[candidates]]
+    weights = _barycentric(places[candidates], points[corners])
+    on_edge = (weights < 1e-6) & border_edge[triangle[candidates]]
+    at_point = (weights > 1 - 1e-6) & border_point[corners]  # a triangle may touch the border with a corner only
     border = np.zeros(len(places), dtype=bool)
-    border[candidates] = ((weights < 1e-6) & is_border[triangle[candidates]]).any(axis=1)
+    border[candidates] = (on_edge | at_point).any(axis=1)
     return border
 
 
