@@ -239,7 +239,9 @@ def assemble(
 
 
 def _weights_of(model: DrFER, parts: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(f"{p}." for p in parts))}
+    return {
+        name: tensor for name, tensor in model.state_dict().items() if name.startswith(tuple(f"{p}." for p in parts))
+    }
 
 
 def _stage_seed(seed: int, stage: str) -> int:

@@ -90,7 +90,9 @@ def confusion_matrices(result: dict):
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         for (i, j), share in np.ndenumerate(shares):
-            axis.text(j, i, f"{share:.0f}", ha="center", va="center", color="white" if share > 55 else "black", fontsize=9)
+            axis.text(
+                j, i, f"{share:.0f}", ha="center", va="center", color="white" if share > 55 else "black", fontsize=9
+            )
         axis.set_xticks(range(6), EXPRESSIONS, rotation=45, ha="right", fontsize=8)
         axis.set_yticks(range(6), EXPRESSIONS, fontsize=8)
         axis.set(title=f"{row}: {result['accuracy'][row]:.1f} %", xlabel="predicted")
@@ -101,7 +103,9 @@ def confusion_matrices(result: dict):
 
 def sample_faces(result: dict, arrays: dict[str, np.ndarray]):
     """One test scan an expression: input, both branches' faces, the cross-over's and the fused one."""
-    columns = [name.removeprefix("sample ") for name in arrays if name.startswith("sample ") and name != "sample labels"]
+    columns = [
+        name.removeprefix("sample ") for name in arrays if name.startswith("sample ") and name != "sample labels"
+    ]
     labels = arrays["sample labels"]
     figure, axes = _sheet(len(labels), len(columns), (1.75 * len(columns), 1.95 * len(labels) + 0.6))
     for column, name in enumerate(columns):

@@ -87,7 +87,9 @@ class FoldData:
         keys = faces.keys
         is_test = np.array([key.subject in test_subjects for key in keys])
         is_neutral = np.array([key.expression == NEUTRAL for key in keys])
-        label = np.array([-1 if neutral else EXPRESSIONS.index(key.expression) for key, neutral in zip(keys, is_neutral)])
+        label = np.array(
+            [-1 if neutral else EXPRESSIONS.index(key.expression) for key, neutral in zip(keys, is_neutral)]
+        )
         self.subjects = sorted({key.subject for key, test in zip(keys, is_test) if not test})
         number = np.array([self.subjects.index(key.subject) if key.subject in self.subjects else -1 for key in keys])
         self.train = np.flatnonzero(~is_test & ~is_neutral)
@@ -257,12 +259,16 @@ def _stage_iii(model: DrFER, settings: LossSettings) -> StepLoss:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("i-expression", "stage i, expression", ("expression.encoder", "expression.classifier"), _stage_i_expression),
+        Stage(
+            "i-expression", "stage i, expression", ("expression.encoder", "expression.classifier"), _stage_i_expression
+        ),
         Stage("i-identity", "stage i, identity", ("identity.encoder", "identity.classifier"), _stage_i_identity),
         Stage("i-fusion", "stage i, fusion", ("fusion",), _stage_i_fusion),
         Stage("ii-expression", "stage ii, expression", ("expression",), _stage_ii_expression),
         Stage("ii-identity", "stage ii, identity", ("identity.encoder", "identity.decoder"), _stage_ii_identity),
-        Stage("iii", "stage iii, end to end", ("expression", "identity.encoder", "identity.decoder", "fusion"), _stage_iii),
+        Stage(
+            "iii", "stage iii, end to end", ("expression", "identity.encoder", "identity.decoder", "fusion"), _stage_iii
+        ),
     )
 }
 

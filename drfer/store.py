@@ -39,7 +39,9 @@ class Store:
         """Store a finished stage and drop its checkpoint. Raises DrferError if the folder cannot be written."""
         with written_whole(self.root / name) as folder:
             folder.mkdir()
-            save_file({key: tensor.contiguous().cpu() for key, tensor in weights.items()}, folder / "weights.safetensors")
+            save_file(
+                {key: tensor.contiguous().cpu() for key, tensor in weights.items()}, folder / "weights.safetensors"
+            )
             (folder / "record.json").write_text(json.dumps(record, indent=1))
         self._checkpoint(name).unlink(missing_ok=True)
 

@@ -76,7 +76,9 @@ class Anny3DFE:
             manifest = json.loads((self.root / "manifest.json").read_text())
             version = manifest["settings"]["version"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise DrferError(f"{self.root} is not an Anny-3DFE database (no readable manifest.json); delete it") from None
+            raise DrferError(
+                f"{self.root} is not an Anny-3DFE database (no readable manifest.json); delete it"
+            ) from None
         if manifest["settings"] != self.settings:
             what = f"version {version}" if version != VERSION else "other settings"
             raise DrferError(f"{self.root} holds Anny-3DFE of {what}, this is version {VERSION}; delete or rename it")
@@ -126,7 +128,9 @@ def _read_subject(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ScanFormatError(f"{path}: damaged ({error}); delete the folder {path.parent} and it is made again") from None
+        raise ScanFormatError(
+            f"{path}: damaged ({error}); delete the folder {path.parent} and it is made again"
+        ) from None
 
 
 def subject_names(count: int) -> list[str]:
@@ -177,7 +181,11 @@ def _generate(root: Path, settings: dict, spread: Spread, scanner: Scanner) -> N
     with written_whole(root) as folder:
         folder.mkdir()
         hashes = map_on_all_cores(
-            _scan_subject, list(zip(subjects, neutrals)), "faces", _prepare_worker, (heads.head, folder, seed, spread, scanner)
+            _scan_subject,
+            list(zip(subjects, neutrals)),
+            "faces",
+            _prepare_worker,
+            (heads.head, folder, seed, spread, scanner),
         )
         manifest = {"settings": settings, "hash": hashlib.sha256("".join(hashes).encode()).hexdigest()}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))

@@ -70,7 +70,9 @@ class HeadGenerator:
             units = list(self._model.facial_action_labels)
             average = self._vertices(AVERAGE_PHENOTYPE, {}, {})[0]
             self._origin = average[np.argmax(average[:, 2])] * [0, 1, 1]
-            with_units = self._vertices(AVERAGE_PHENOTYPE, {}, {unit: row for unit, row in zip(units, np.eye(len(units)))})
+            with_units = self._vertices(
+                AVERAGE_PHENOTYPE, {}, {unit: row for unit, row in zip(units, np.eye(len(units)))}
+            )
         triangles = self._model.faces.numpy().astype(np.int64)
         average = average - self._origin
         self.head = HeadModel(
@@ -94,7 +96,9 @@ class HeadGenerator:
         import torch
 
         def as_tensors(values: dict) -> dict:
-            return {name: torch.atleast_1d(torch.as_tensor(value, dtype=torch.float32)) for name, value in values.items()}
+            return {
+                name: torch.atleast_1d(torch.as_tensor(value, dtype=torch.float32)) for name, value in values.items()
+            }
 
         phenotype = {name: phenotype.get(name, 0.5) for name in self._model.phenotype_labels}
         with torch.no_grad():

@@ -86,7 +86,9 @@ def _ray_grid(rng: np.random.Generator, scanner: Scanner) -> np.ndarray:
     return grid + rng.uniform(-scanner.jitter, scanner.jitter, grid.shape) * scanner.spacing
 
 
-def cast_rays(vertices: np.ndarray, triangles: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def cast_rays(
+    vertices: np.ndarray, triangles: np.ndarray, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Depth z, triangle (-1: none) and barycentric place of the first hit of each ray along -z."""
     start = vertices[:, 2].max() + 10
     origins = np.concatenate([grid.reshape(-1, 2), np.full((grid[..., 0].size, 1), start)], axis=1)
