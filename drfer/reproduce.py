@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,8 +26,7 @@ DATASETS = ("anny3dfe",)
 
 def prepare_faces(dataset: str, preset: Preset) -> FaceSet:
     """The protocol's scans of a dataset, preprocessed; made or read from the cache."""
-    if dataset not in DATASETS:
-        raise DrferError(f"there is no dataset {dataset!r}; choose from {', '.join(DATASETS)}")
+    _check_known("dataset", dataset, DATASETS)
     source = Anny3DFE(preset.dataset_subjects)
     subjects = drawn_subjects(source.subjects, preset.protocol)
     return preprocess(source, protocol_keys(subjects, preset.protocol))
@@ -38,8 +38,8 @@ def reproduce(dataset: str, preset_name: str, fold: int, seed: int, out: Path) -
     Interrupted at any moment, the same call goes on where it was. Raises DrferError for names it does not know
     and for a folder it cannot write.
     """
-    if preset_name not in PRESETS:
-        raise DrferError(f"there is no preset {preset_name!r}; choose from {', '.join(PRESETS)}")
+    _check_known("dataset", dataset, DATASETS)
+    _check_known("preset", preset_name, PRESETS)
     run = Run(PRESETS[preset_name], fold, seed)
     folder = out / f"{dataset}-{preset_name}-fold{fold}-seed{seed}"
     _check_writable(folder)
@@ -55,6 +55,11 @@ def reproduce(dataset: str, preset_name: str, fold: int, seed: int, out: Path) -
     print("\n" + (folder / "table.md").read_text())
     print("Written:", *written, sep="\n  ")
     return folder
+
+
+def _check_known(what: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise DrferError(f"there is no {what} {name!r}; choose from {', '.join(known)}")
 
 
 def _check_writable(folder: Path) -> None:

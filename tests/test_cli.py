@@ -35,12 +35,14 @@ def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
         (["--preset", "smoke", "--out", "/proc/nowhere"], "cannot write"),
     ],
 )
-def test_mistakes_are_one_sentence_and_exit_code_2(arguments, sentence, capsys, monkeypatch):
+def test_mistakes_are_one_sentence_and_exit_code_2(arguments, sentence, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["drfer", "reproduce", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
     said = capsys.readouterr().err
     assert stop.value.code == 2 and sentence in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing half-written"
 
 
 def test_doctor_names_versions_and_backends():
