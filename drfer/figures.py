@@ -41,7 +41,7 @@ def draw_run(folder: Path) -> list[Path]:
         "tsne.png": feature_maps(result, arrays),
     }
     for name, figure in pictures.items():
-        figure.savefig(folder / name, dpi=110)
+        figure.savefig(folder / name, dpi=80)
     return [folder / name for name in ("table.md", *pictures, "result.json", "arrays.npz")]
 
 
@@ -75,7 +75,7 @@ def training_curves(result: dict):
         for name in curves[0]:
             axis.plot(range(1, len(curves) + 1), [epoch[name] for epoch in curves], label=name)
         axis.set(title=title, xlabel="epoch", yscale="log")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="best", framealpha=0.6)
     for axis in axes[:, 0]:
         axis.set_ylabel("loss (chamfer in squared frame units)", fontsize=8)
     figure.suptitle(f"Training loss, {caption(result)}", fontsize=10)
@@ -84,7 +84,7 @@ def training_curves(result: dict):
 
 def confusion_matrices(result: dict):
     """Confusion after each stage: rows the true expression, columns the predicted one."""
-    figure, axes = _sheet(1, 3, (13, 4.6))
+    figure, axes = _sheet(1, 3, (13, 5.6))
     for axis, (row, counts) in zip(axes.flat, result["confusion"].items()):
         counts = np.array(counts)
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
