@@ -8,8 +8,6 @@ from contextlib import nullcontext
 
 import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16")
-
 
 def device() -> torch.device:
     """The GPU if there is one."""

@@ -36,12 +36,6 @@ class Template:
     head_place: np.ndarray
 
     @cached_property
-    def normals(self) -> np.ndarray:
-        import igl
-
-        return igl.per_vertex_normals(self.vertices.astype(np.float64), self.triangles.astype(np.int64))
-
-    @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.vertices.tobytes() + self.triangles.tobytes()).hexdigest()
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from drfer.datasets.anny3dfe import Anny3DFE
 from drfer.experiment import PRESETS
@@ -27,3 +28,12 @@ def database(cache):
 def faces(database):
     protocol = PRESETS["smoke"].protocol
     return preprocess(database, protocol_keys(drawn_subjects(database.subjects, protocol), protocol))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For batches this small a second thread is no faster, and much slower where the machine has other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -29,13 +29,7 @@ SMALL = ModelSizes(
 SMOKE = PRESETS["smoke"].sizes
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For batches this small a second thread is no faster, and much slower where the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_clouds(batch, count, seed=0):

@@ -45,13 +45,7 @@ NO_AUGMENTATION = Augmentation(0.0, (1.0, 1.0))
 WHOLE_SET = Training(epochs=1, learning_rate=1e-3, batch_size=36)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """For batches this small a second thread is no faster, and much slower where the machine has other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_faces(seed=0):
