@@ -26,11 +26,26 @@ def cache_folder() -> Path:
 def map_on_all_cores(
     function: Callable, items: Sequence, description: str, initializer: Callable | None = None, arguments: tuple = ()
 ) -> list:
-    """[function(item) for item in items] in one process a core; the initializer runs once in each."""
+    """[function(item) for item in items] in one process a core, of one thread each; the initializer runs once in each."""
     workers = min(os.cpu_count() or 1, len(items))
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs threads may hang
-    with ProcessPoolExecutor(workers, context, initializer, arguments) as pool:
+    with _one_thread_for_children(), ProcessPoolExecutor(workers, context, initializer, arguments) as pool:
         return list(progress(pool.map(function, items), description, len(items)))
+
+
+@contextmanager
+def _one_thread_for_children() -> Iterator[None]:
+    """Processes started inside run their libraries on one thread: two on a core wait for each other."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "IGL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def progress(items, description: str, total: int | None = None, initial: int = 0, unit: str = "it"):

@@ -8,18 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 
 import igl
 import numpy as np
-import small_gicp
 
 from drfer import template as common_mesh
 from drfer.jobs import cache_folder, map_on_all_cores, written_whole
 from drfer.pointops import farthest_point_order
+from drfer.registration import RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
 
-VERSION = 2
+VERSION = 3
 """raised whenever the same scan could come out differently"""
 
 
@@ -35,20 +34,7 @@ class Settings:
     """template vertices kept in correspondence, from which mean faces take theirs"""
     largest_distance: float = 10.0
     """a template vertex with no scan surface within this distance is missing"""
-    coarse_reach: tuple[float, ...] = (40.0, 20.0)
-    """largest distance of paired points while the whole face is aligned, step by step"""
-    fine_reach: float = 12.0
-    """the same while the template's stable region is aligned"""
-    largest_residual: float = 4.0
-    """a registration whose stable region lies further from the scan than this (root mean square) is refused"""
-
-
-@dataclass(frozen=True)
-class Registration:
-    """pose: (4, 4), scan -> template frame, mm. residual: mm, root mean square distance of the template's stable region."""
-
-    pose: np.ndarray
-    residual: float
+    registration: RegistrationSettings = RegistrationSettings()
 
 
 @dataclass(frozen=True)
@@ -68,33 +54,6 @@ class FaceSet:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-def register(scan: FaceScan, settings: Settings = Settings()) -> Registration:
-    """Rigid registration to the template without landmarks: middles together, then ICP on the whole face, then
-    ICP on the region that expressions hardly move.
-
-    The last step pairs the template's region with the scan, never the other way round: so hair, collar and crop,
-    which differ from scan to scan, have no say.
-    """
-    whole, whole_tree, stable = _template_clouds()
-    points = scan.points.astype(np.float64)
-    pose = np.eye(4)
-    pose[:3, 3] = np.median(common_mesh.load().vertices, axis=0) - np.median(points, axis=0)
-    coarse = small_gicp.voxelgrid_sampling(points, 4.0)
-    for reach in settings.coarse_reach:
-        pose = small_gicp.align(
-            whole, coarse, whole_tree, pose, "ICP", max_correspondence_distance=reach, max_iterations=40
-        ).T_target_source
-    surface, surface_tree = small_gicp.preprocess_points(points, downsampling_resolution=2.0)
-    fine = small_gicp.align(
-        surface, stable, surface_tree, np.linalg.inv(pose), "ICP",
-        max_correspondence_distance=settings.fine_reach, max_iterations=50,
-        rotation_epsilon=1e-4, translation_epsilon=1e-3,
-    )  # fmt: skip
-    if fine.num_inliers < stable.size() / 2:
-        return Registration(np.linalg.inv(fine.T_target_source), float("inf"))
-    return Registration(np.linalg.inv(fine.T_target_source), float(np.sqrt(2 * fine.error / fine.num_inliers)))
 
 
 def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) -> tuple[np.ndarray, np.ndarray]:
@@ -139,11 +98,13 @@ def _barycentric(places: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
     """All of it for one scan. Raises ScanFormatError if it cannot be registered or covers too little of the face."""
-    registration = register(scan, settings)
-    if registration.residual > settings.largest_residual:
+    registration = register(scan, settings.registration)
+    limits = settings.registration
+    if registration.residual > limits.largest_residual or registration.strain > limits.largest_strain:
         raise ScanFormatError(
             f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm, "
-            f"at most {settings.largest_residual} mm allowed); check its orientation and unit"
+            f"strain {registration.strain:.1f}; at most {limits.largest_residual} mm and {limits.largest_strain} "
+            "allowed); check its orientation and unit"
         )
     places, missing = resample(scan, registration.pose, settings)
     seen = places[~missing]
@@ -199,14 +160,6 @@ def _prepare_worker(*state) -> None:
 def _preprocess_chunk(keys: list[ScanKey]) -> list[dict[str, np.ndarray]]:
     dataset, settings = _state
     return [preprocess_scan(dataset.load(key), settings) for key in keys]
-
-
-@lru_cache(maxsize=1)
-def _template_clouds():
-    template = common_mesh.load()
-    vertices = template.vertices.astype(np.float64)
-    whole, tree = small_gicp.preprocess_points(vertices, downsampling_resolution=2.0)
-    return whole, tree, small_gicp.voxelgrid_sampling(vertices[template.stable], 3.0)
 
 
 def mean_face(faces: FaceSet, members: np.ndarray, points: int) -> np.ndarray:
