@@ -54,6 +54,24 @@ def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None
     print(f"{len(database.keys())} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}")
 
 
+def bench(json: Path | None = None) -> None:
+    """Time training steps, chamfer and preprocessing beside their plain forms (and PyTorch Geometric, if installed).
+
+    Args:
+        json: a file for the same figures.
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    from drfer import bench as benchmark
+    from drfer.experiment import provenance
+
+    rows = benchmark.run()
+    print(benchmark.table(rows))
+    if json:
+        json.write_text(dumps({"rows": [asdict(row) for row in rows], "provenance": provenance()}, indent=1))
+
+
 def doctor() -> None:
     """Say what is installed, what computes where, and what is amiss."""
     import torch
@@ -85,7 +103,7 @@ def main() -> None:
     """Entry point: a user's mistake is one sentence and exit code 2."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"reproduce": reproduce, "faces": faces, "doctor": doctor},
+            {"reproduce": reproduce, "faces": faces, "bench": bench, "doctor": doctor},
             prog="drfer",
             description="DrFER: disentangled representations for 3D facial expression recognition.",
         )

@@ -108,7 +108,7 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
     queries, points = queries.detach(), points.detach()
     if queries.device.type == "cpu":
         _use_torch_threads()
-        return torch.from_numpy(_nearest_compiled(_array(queries), _array(points).transpose(0, 2, 1).copy()))
+        return torch.from_numpy(_nearest_compiled(_array(queries), _array(points)))
     return nearest_plain(queries, points)
 
 
@@ -155,29 +155,78 @@ def _check_points(*clouds: Tensor) -> None:
             raise ShapeError(f"point clouds must be (B, N, 3) of one batch, not {[tuple(c.shape) for c in clouds]}")
 
 
+BLOCK = 32
+"""points that farthest point sampling updates, or passes over, together"""
+
+
 @numba.njit(parallel=True, cache=True)
 def _farthest_points_compiled(points, count, start):
-    batch, total, _ = points.shape
+    """Farthest point sampling that looks only where something can change: neighbours are put into blocks, and a block
+    whose box is farther from the latest point than all of its points are from the chosen ones stays as it is.
+
+    Exact, to the last bit: float subtraction, product and sum are monotone, so the distance computed to the box is
+    never more than the one computed to a point in it.
+    """
+    batch = len(points)
     chosen = np.full((batch, count), start, dtype=np.int64)
     for cloud in numba.prange(batch):
-        # coordinate by coordinate, so that the inner loops run in vector registers
-        xs, ys, zs = points[cloud, :, 0].copy(), points[cloud, :, 1].copy(), points[cloud, :, 2].copy()
-        squared = np.full(total, np.inf, dtype=points.dtype)
+        order = np.argsort(_place_codes(points[cloud]))
+        low, high = _boxes(points[cloud], order)
+        # coordinate by coordinate, so that the inner loop runs in vector registers
+        xs, ys, zs = points[cloud, order, 0], points[cloud, order, 1], points[cloud, order, 2]
+        squared = np.full(len(order), np.inf, dtype=points.dtype)
+        farthest_of = np.full(len(low), np.inf, dtype=points.dtype)
+        zero = points.dtype.type(0)
         for step in range(1, count):
-            latest = chosen[cloud, step - 1]
-            x, y, z = xs[latest], ys[latest], zs[latest]
-            for i in range(total):
-                dx, dy, dz = xs[i] - x, ys[i] - y, zs[i] - z
-                squared[i] = min(squared[i], dx * dx + dy * dy + dz * dz)
-            farthest = squared[0]
-            for i in range(total):
-                farthest = max(farthest, squared[i])
-            chosen[cloud, step] = 0
-            for i in range(total):
-                if squared[i] == farthest:
-                    chosen[cloud, step] = i
-                    break
+            x, y, z = points[cloud, chosen[cloud, step - 1]]
+            for block in range(len(low)):
+                dx = max(low[block, 0] - x, x - high[block, 0], zero)
+                dy = max(low[block, 1] - y, y - high[block, 1], zero)
+                dz = max(low[block, 2] - z, z - high[block, 2], zero)
+                if dx * dx + dy * dy + dz * dz < farthest_of[block]:
+                    first, end = block * BLOCK, min((block + 1) * BLOCK, len(order))
+                    farthest = np.float32(-1)
+                    for i in range(first, end):
+                        dx, dy, dz = xs[i] - x, ys[i] - y, zs[i] - z
+                        squared[i] = min(squared[i], dx * dx + dy * dy + dz * dz)
+                        farthest = max(farthest, squared[i])
+                    farthest_of[block] = farthest
+            farthest = farthest_of.max()
+            lowest = len(order)
+            for block in range(len(low)):
+                if farthest_of[block] == farthest:  # equally far points: the lowest index, as everywhere
+                    for i in range(block * BLOCK, min((block + 1) * BLOCK, len(order))):
+                        if squared[i] == farthest and order[i] < lowest:
+                            lowest = order[i]
+            chosen[cloud, step] = lowest
     return chosen
+
+
+@numba.njit(cache=True)
+def _place_codes(points):
+    """Morton codes (N,): the bits of the three coordinates in turn, so that neighbours get codes near each other."""
+    codes = np.zeros(len(points), dtype=np.int32)
+    for axis in range(3):
+        low = points[:, axis].min()
+        step = (points[:, axis].max() - low) / 1023 + np.float32(1e-30)
+        for i in range(len(points)):
+            cell = np.int32((points[i, axis] - low) / step)
+            for bit in range(10):
+                codes[i] |= ((cell >> bit) & 1) << (3 * bit + axis)
+    return codes
+
+
+@numba.njit(cache=True)
+def _boxes(points, order):
+    """Lowest and highest coordinates (blocks, 3) of the points of each block."""
+    blocks = (len(order) + BLOCK - 1) // BLOCK
+    low = np.full((blocks, 3), np.inf, dtype=points.dtype)
+    high = np.full((blocks, 3), -np.inf, dtype=points.dtype)
+    for i in range(len(order)):
+        for axis in range(3):
+            low[i // BLOCK, axis] = min(low[i // BLOCK, axis], points[order[i], axis])
+            high[i // BLOCK, axis] = max(high[i // BLOCK, axis], points[order[i], axis])
+    return low, high
 
 
 @numba.njit(parallel=True, cache=True)
@@ -202,27 +251,43 @@ def _ball_query_compiled(points, centres, radius, count):
     return index
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract"})
+@numba.njit(parallel=True, cache=True)
 def _nearest_compiled(queries, points):
-    """points: (B, 3, M), coordinate by coordinate, so that the inner loop runs in vector registers."""
+    """Nearest neighbours that look only into blocks whose box is near enough, as farthest point sampling does above.
+
+    Queries go in the order of their places, too: the last one's answer is a good first guess for the next.
+    """
     batch, total, _ = queries.shape
-    others = points.shape[2]
     index = np.zeros((batch, total), dtype=np.int64)  # a query that is NaN is nearest to nothing
-    block = 64
-    blocks = (total + block - 1) // block
-    for job in numba.prange(batch * blocks):
-        cloud, start = job // blocks, (job % blocks) * block
-        squared = np.empty(others, dtype=queries.dtype)
-        for q in range(start, min(start + block, total)):
-            x, y, z = queries[cloud, q]
-            for i in range(others):
-                dx, dy, dz = points[cloud, 0, i] - x, points[cloud, 1, i] - y, points[cloud, 2, i] - z
-                squared[i] = dx * dx + dy * dy + dz * dz
-            least = squared[0]
-            for i in range(others):
-                least = min(least, squared[i])
-            for i in range(others):
-                if squared[i] == least:
-                    index[cloud, q] = i
-                    break
+    for cloud in numba.prange(batch):
+        order, turns = np.argsort(_place_codes(points[cloud])), np.argsort(_place_codes(queries[cloud]))
+        low, high = _boxes(points[cloud], order)
+        low_x, low_y, low_z = low[:, 0].copy(), low[:, 1].copy(), low[:, 2].copy()
+        high_x, high_y, high_z = high[:, 0].copy(), high[:, 1].copy(), high[:, 2].copy()
+        xs, ys, zs = points[cloud, order, 0], points[cloud, order, 1], points[cloud, order, 2]
+        to_box, squared = np.empty(len(low), dtype=points.dtype), np.empty(BLOCK, dtype=points.dtype)
+        zero = points.dtype.type(0)
+        best = 0
+        for query in turns:
+            x, y, z = queries[cloud, query]
+            dx, dy, dz = points[cloud, best, 0] - x, points[cloud, best, 1] - y, points[cloud, best, 2] - z
+            least = dx * dx + dy * dy + dz * dz
+            for block in range(len(low)):
+                dx = max(low_x[block] - x, x - high_x[block], zero)
+                dy = max(low_y[block] - y, y - high_y[block], zero)
+                dz = max(low_z[block] - z, z - high_z[block], zero)
+                to_box[block] = dx * dx + dy * dy + dz * dz
+            for block in range(len(low)):
+                if to_box[block] <= least:
+                    first = block * BLOCK
+                    members = min(BLOCK, len(order) - first)
+                    nearest_here = least
+                    for i in range(members):
+                        dx, dy, dz = xs[first + i] - x, ys[first + i] - y, zs[first + i] - z
+                        squared[i] = dx * dx + dy * dy + dz * dz
+                        nearest_here = min(nearest_here, squared[i])
+                    for i in range(members):  # equally near points: the lowest index
+                        if squared[i] == nearest_here and (nearest_here < least or order[first + i] < best):
+                            least, best = nearest_here, order[first + i]
+            index[cloud, query] = best
     return index

@@ -10,11 +10,12 @@ from torch.nn.functional import linear
 
 from drfer.experiment import PRESETS
 from drfer.losses import cross_over_loss, reconstruction_loss
+from drfer.model import plain
 from drfer.model.branch import Branch, Classifier, FaceLayers, GaussianHead, ModelSizes
 from drfer.model.drfer import DrFER, reorder
 from drfer.model.fusion import Fusion
 from drfer.model.pointnet2 import Encoder, EncoderSizes, SetAbstraction, SetAbstractionSizes, SharedMLP
-from drfer.pointops import ball_query, farthest_point_sample_plain, gather
+from drfer.pointops import farthest_point_sample_plain, gather
 from drfer.scan import EXPRESSIONS
 
 SMALL = ModelSizes(
@@ -52,23 +53,6 @@ def seeded(build, *arguments, **options):
     return module
 
 
-def textbook(level, points, features):
-    """Qi et al. 2017, section 3.2: group, join relative place and feature, shared layers, then the maximum."""
-    sizes = level.sizes
-    centres = points[:, : sizes.centres]
-    neighbours = ball_query(points, centres, sizes.radius, sizes.neighbours)
-    rows = gather(points, neighbours) - centres[:, :, None]
-    first = level.place.weight
-    if features is not None:
-        rows = torch.cat([rows, gather(features, neighbours)], dim=-1)
-        first = torch.cat([first, level.feature.weight], dim=1)
-    batch, groups, members, _ = rows.shape
-    rows = rows.flatten(0, 2)
-    for weight, norm in zip([first, *(layer.weight for layer in level.shared.linears)], level.shared.norms):
-        rows = norm(linear(rows, weight)).relu()
-    return centres, rows.view(batch, groups, members, -1).amax(dim=2)
-
-
 def assert_same(name, here, there):
     """Equal up to float32: 1e-4 of the largest value, since sums over all rows come in another order."""
     torch.testing.assert_close(here, there, rtol=0, atol=1e-4 * there.abs().max().item(), msg=lambda m: f"{name}: {m}")
@@ -89,7 +73,7 @@ def test_set_abstraction_is_the_textbooks_forward_and_backward(channels, widths,
         gradients |= {f"gradient of {name}": weight.grad for name, weight in level.named_parameters()}
         return {"centres": centres, "pooled": pooled, **gradients, **dict(level.named_buffers())}
 
-    here, there = outcome(lambda level, *clouds: level(*clouds)), outcome(textbook)
+    here, there = outcome(lambda level, *clouds: level(*clouds)), outcome(plain.set_abstraction)
     assert here.keys() == there.keys() and here["pooled"].shape == (3, 20, widths[-1])
     for name in here:
         assert_same(name, here[name].float(), there[name].float())
@@ -109,13 +93,14 @@ def test_the_encoder_is_the_textbooks_levels_and_shared_layers_over_all_that_rem
     encoder, clouds = seeded(Encoder, sizes.encoder).eval(), random_clouds(2, sizes.points)
     points, features, pooled = clouds, None, []
     for level in encoder.levels:
-        points, features = textbook(level, points, features)
+        points, features = plain.set_abstraction(level, points, features)
         pooled.append(features.amax(dim=1))
     rows = torch.cat([points, features], dim=-1)
     for layer, norm in zip(encoder.whole.linears, encoder.whole.norms):
         rows = norm(layer(rows).mT).mT.relu()
     for here, there in zip(encoder.multiscale(clouds), [*pooled, rows.amax(dim=1)], strict=True):
         assert_same("features", here, there)
+    assert_same("feature", encoder(clouds), plain.encode(encoder, clouds))
     assert (encoder(clouds) == 0).any(), "a feature that no point turns on is 0"
 
 

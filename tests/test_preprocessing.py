@@ -9,7 +9,7 @@ from drfer.datasets.anny_head import HeadGenerator
 from drfer.pointops import farthest_point_order
 from drfer.preprocessing import mean_face, preprocess, preprocess_scan, resample
 from drfer.registration import register
-from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
+from drfer.scan import DrferError, FaceScan, ScanFormatError
 
 
 @pytest.fixture(scope="module")
