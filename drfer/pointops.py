@@ -39,7 +39,7 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
         raise ShapeError(f"cannot sample {count} of {points.shape[1]} points")
     points = points.detach().float()
     if points.device.type == "cpu":
-        _use_torch_threads()
+        use_torch_threads()
         return torch.from_numpy(_farthest_points_compiled(_array(points), count, 0))
     if points.device.type == "cuda" and torch_cluster_has_cuda():
         return _farthest_point_sample_cluster(points, count)
@@ -84,7 +84,7 @@ def ball_query(points: Tensor, centres: Tensor, radius: float, count: int) -> Te
     _check_points(points, centres)
     points, centres = points.detach(), centres.detach()
     if points.device.type == "cpu":
-        _use_torch_threads()
+        use_torch_threads()
         return torch.from_numpy(_ball_query_compiled(_array(points), _array(centres), radius, count))
     return ball_query_plain(points, centres, radius, count)
 
@@ -107,7 +107,7 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
     _check_points(queries, points)
     queries, points = queries.detach(), points.detach()
     if queries.device.type == "cpu":
-        _use_torch_threads()
+        use_torch_threads()
         return torch.from_numpy(_nearest_compiled(_array(queries), _array(points)))
     return nearest_plain(queries, points)
 
@@ -145,7 +145,8 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.contiguous().numpy()
 
 
-def _use_torch_threads() -> None:
+def use_torch_threads() -> None:
+    """Let numba's loops take as many threads as torch does."""
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 

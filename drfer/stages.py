@@ -161,7 +161,7 @@ class Stage:
     trained: tuple[str, ...]
     """names of the model's parts whose weights it changes"""
     loss: Callable[[DrFER, LossSettings], StepLoss]
-    version: int = 1
+    version: int = 2
     """raised when its result could come out differently: stored results of another version are not reused"""
 
 
@@ -284,7 +284,7 @@ class Trainer:
         self.parts = {name: model.get_submodule(name) for name in stage.trained}
         parameters = [weight for part in self.parts.values() for weight in part.parameters()]
         self.optimizer = torch.optim.Adam(
-            parameters, training.learning_rate, training.betas, weight_decay=training.weight_decay
+            parameters, training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
         )
         self.step_loss = stage.loss(model, settings)
         self.curves: list[dict[str, float]] = []

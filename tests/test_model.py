@@ -79,13 +79,12 @@ def test_set_abstraction_is_the_textbooks_forward_and_backward(channels, widths,
         assert_same(name, here[name].float(), there[name].float())
 
 
-def test_shared_layers_leave_only_the_last_relu_to_the_caller():
+def test_shared_layers_are_linear_norm_relu_and_a_maximum():
     shared, rows = seeded(SharedMLP, (3, 8, 5)), random_clouds(1, 50)[0]
     expected = rows
     for layer, norm in zip(shared.linears, shared.norms):
-        expected = norm(layer(expected.relu() if layer is not shared.linears[0] else expected))
-    assert_same("rows", shared(rows), expected)
-    assert shared(rows).min() < 0
+        expected = norm(layer(expected)).relu()
+    assert_same("groups", shared(rows, members=10), expected.view(5, 10, 5).amax(dim=1))
 
 
 @pytest.mark.parametrize("sizes", [SMALL, SMOKE])

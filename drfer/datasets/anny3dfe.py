@@ -22,7 +22,7 @@ from drfer.datasets.scanner import Scanner, scan_face
 from drfer.jobs import cache_folder, map_on_all_cores, written_whole
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
 
-VERSION = "0.6"
+VERSION = "1.0"
 """Frozen with the spread: a new number whenever a scan could come out differently."""
 
 FEMALE_SHARE = 0.56

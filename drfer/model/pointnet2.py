@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drfer.pointops import ball_query, gather
+from drfer.rowops import norm_maximum, norm_relu
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class EncoderSizes:
 
 
 class SharedMLP(nn.Module):
-    """Linear - batch norm - ReLU on every row (M, C), the last ReLU left to the caller's pooling.
+    """Linear - batch norm - ReLU on every row, then the maximum over each group of rows: (G * members, C) -> (G, C').
 
-    The maximum over neighbours may go before the ReLU, since both are monotone: max(relu(h)) = relu(max(h)).
+    The maximum goes before the last ReLU, since both are monotone: max(relu(h)) = relu(max(h)).
     """
 
     def __init__(self, widths: Sequence[int], first_is_done: bool = False) -> None:
@@ -51,15 +52,13 @@ class SharedMLP(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm1d(b) for _, b in pairs)
         self.first_is_done = first_is_done
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, members: int) -> Tensor:
         linears = list(self.linears)
-        if self.first_is_done:
-            rows = self.norms[0](rows)
-        else:
-            rows = self.norms[0](linears.pop(0)(rows))
-        for linear, norm in zip(linears, self.norms[1:]):
-            rows = norm(linear(rows.relu_()))
-        return rows
+        if not self.first_is_done:
+            rows = linears.pop(0)(rows)
+        for norm, linear in zip(self.norms, linears):
+            rows = linear(norm_relu(rows, norm))
+        return norm_maximum(rows, members, self.norms[-1]).relu()
 
 
 class SetAbstraction(nn.Module):
@@ -83,8 +82,7 @@ class SetAbstraction(nn.Module):
         rows = placed if self.feature is None else placed + self.feature(features)
         grouped = gather(rows, neighbours) - placed[:, : self.sizes.centres, None]
         batch, groups, members, width = grouped.shape
-        pooled = self.shared(grouped.view(-1, width)).view(batch * groups, members, -1).amax(dim=1)
-        return centres, pooled.relu().view(batch, groups, -1)
+        return centres, self.shared(grouped.view(-1, width), members).view(batch, groups, -1)
 
 
 class Encoder(nn.Module):
@@ -109,5 +107,4 @@ class Encoder(nn.Module):
             points, features = level(points, features)
             pooled.append(features.amax(dim=1))
         rows = torch.cat([points.to(features.dtype), features], dim=-1)
-        rows = self.whole(rows.flatten(0, 1)).view(*rows.shape[:2], -1)
-        return [*pooled, rows.amax(dim=1).relu()]
+        return [*pooled, self.whole(rows.flatten(0, 1), members=rows.shape[1])]

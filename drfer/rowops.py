@@ -1,0 +1,253 @@
+"""What stands between the linear layers of a PointNet, in as few passes over its rows as there can be.
+
+A PointNet's rows are many (393,216 of 64 to 128 channels at the paper's sizes) and its products are fast, so that
+batch norm, ReLU and the maximum over neighbours, each reading and writing all rows several times, would take most of
+a step. Here they are one pass forward and one or two backward. On a GPU, in evaluation, and for other dtypes torch's
+own operators serve; the tests hold both against each other.
+
+The loops see float32 and bfloat16 alike as the integers of the same bits: shifted up by 0 or 16 they are float32.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import BatchNorm1d
+
+from drfer.pointops import use_torch_threads
+
+ROWS_A_JOB = 1024
+"""rows whose sums are taken in float32; sums of these sums are float64"""
+_BITS = {torch.float32: (torch.int32, np.int32(0)), torch.bfloat16: (torch.int16, np.int32(16))}
+
+
+def norm_relu(rows: Tensor, norm: BatchNorm1d) -> Tensor:
+    """relu(norm(rows)) of rows (M, C)."""
+    if not _is_fast(rows, norm):
+        return norm(rows).relu()
+    return _NormReLU.apply(rows, norm.weight, norm.bias, norm)
+
+
+def norm_maximum(rows: Tensor, members: int, norm: BatchNorm1d) -> Tensor:
+    """The maximum of norm(rows) over each group of so many rows: (G * members, C) -> (G, C). At most 256 members.
+
+    Its gradient goes to the first of the largest. (`amax` shares it among equals; in a ball, equals are the same
+    point, found once and filled up.)
+    """
+    if not _is_fast(rows, norm):
+        return norm(rows).view(-1, members, rows.shape[1]).max(dim=1).values
+    return _NormMaximum.apply(rows, members, norm.weight, norm.bias, norm)
+
+
+def _is_fast(rows: Tensor, norm: BatchNorm1d) -> bool:
+    return norm.training and rows.device.type == "cpu" and rows.dtype in _BITS
+
+
+class _NormReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, norm: BatchNorm1d) -> Tensor:
+        use_torch_threads()
+        bits, shift = _bits(rows)
+        mean, deviation = _moments(_sums(bits, shift, _first(rows)), rows, norm)
+        scale, offset = _affine(mean, deviation, weight, bias)
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        _norm_relu(bits, shift, scale, offset, _bits(out)[0])
+        ctx.save_for_backward(rows, weight, bias)
+        ctx.mean, ctx.deviation = mean, deviation
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        use_torch_threads()
+        rows, weight, bias = ctx.saved_tensors
+        bits, shift = _bits(rows)
+        into, scale = _bits(gradient)[0], weight.detach().numpy() / ctx.deviation
+        offset = bias.detach().numpy() - ctx.mean * scale
+        sums = _gradient_sums(bits, into, shift, scale, offset, ctx.mean).sum(axis=0)
+        of_bias, of_weight = sums[0], sums[1] / ctx.deviation
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        slope = of_weight / len(rows) / ctx.deviation
+        _norm_relu_backward(
+            bits, into, shift, scale, offset, *_single(of_bias / len(rows) - slope * ctx.mean, slope), _bits(out)[0]
+        )
+        return out, *_parameters(of_weight, of_bias), None
+
+
+class _NormMaximum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, members: int, weight: Tensor, bias: Tensor, norm: BatchNorm1d) -> Tensor:
+        use_torch_threads()
+        bits, shift = _bits(rows)
+        groups, channels = len(rows) // members, rows.shape[1]
+        largest, index = np.empty((groups, channels), np.float32), np.empty((groups, channels), np.uint8)
+        # the largest after a norm of negative weight was the smallest before
+        sign = np.where(weight.detach().numpy() < 0, np.float32(-1), np.float32(1))
+        sums = _sums_and_largest(bits.reshape(groups, members, channels), shift, _first(rows), sign, largest, index)
+        mean, deviation = _moments(sums, rows, norm)
+        scale, offset = _affine(mean, deviation, weight, bias)
+        ctx.save_for_backward(rows, weight)
+        ctx.mean, ctx.deviation, ctx.largest, ctx.index = mean, deviation, largest, index
+        return torch.from_numpy(largest * scale + offset).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        use_torch_threads()
+        rows, weight = ctx.saved_tensors
+        bits, shift = _bits(rows)
+        into = gradient.float().contiguous().numpy()
+        of_bias = into.sum(axis=0, dtype=np.float64)
+        of_weight = np.einsum("gc,gc->c", into, (ctx.largest - ctx.mean) / ctx.deviation, dtype=np.float64)
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        slope = of_weight / len(rows) / ctx.deviation
+        shape = (len(into), len(rows) // len(into), rows.shape[1])
+        _norm_maximum_backward(
+            bits.reshape(shape), into, ctx.index, shift, weight.detach().numpy() / ctx.deviation,
+            *_single(of_bias / len(rows) - slope * ctx.mean, slope), _bits(out)[0].reshape(shape),
+        )  # fmt: skip
+        return out, None, *_parameters(of_weight, of_bias), None
+
+
+def _bits(tensor: Tensor) -> tuple[np.ndarray, np.int32]:
+    """A float tensor's memory as integers, and the shift that makes them float32."""
+    integers, shift = _BITS[tensor.dtype]
+    return tensor.detach().contiguous().view(integers).numpy(), shift
+
+
+def _first(rows: Tensor) -> np.ndarray:
+    """The first row, from which sums count, so that a large mean does not drown the variance."""
+    return rows[0].detach().float().numpy()
+
+
+def _moments(sums: np.ndarray, rows: Tensor, norm: BatchNorm1d) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,), from sums (jobs, 2, C) of differences from the first row, and of their
+    squares; the norm's running statistics follow them."""
+    count = len(rows)
+    difference, squares = sums.sum(axis=0, dtype=np.float64) / count
+    variance, mean = np.maximum(squares - difference * difference, 0), _first(rows) + difference
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(torch.from_numpy(mean).float(), norm.momentum)
+        norm.running_var.lerp_(torch.from_numpy(variance * count / (count - 1)).float(), norm.momentum)
+    return _single(mean, np.sqrt(variance + norm.eps))
+
+
+def _affine(mean, deviation, weight: Tensor, bias: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Batch norm as values * scale + offset."""
+    scale = weight.detach().numpy() / deviation
+    return scale, bias.detach().numpy() - mean * scale
+
+
+def _single(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(array.astype(np.float32) for array in arrays)
+
+
+def _parameters(*gradients: np.ndarray) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(array) for array in _single(*gradients))
+
+
+@numba.njit(inline="always")
+def _widen(bits, shift):
+    return np.int32(np.int32(bits) << shift).view(np.float32)
+
+
+@numba.njit(inline="always")
+def _narrow(value, shift):
+    """Round to nearest, ties to even, as the processor does."""
+    bits = np.float32(value).view(np.int32)
+    if shift == 0:
+        return bits
+    return np.int32((bits + np.int32(0x7FFF) + ((bits >> shift) & np.int32(1))) >> shift)
+
+
+@numba.njit(parallel=True, cache=True)
+def _sums(rows, shift, first):
+    """Sums of differences from `first`, and of their squares, (jobs, 2, C)."""
+    count, channels = rows.shape
+    jobs = (count + ROWS_A_JOB - 1) // ROWS_A_JOB
+    sums = np.zeros((jobs, 2, channels), dtype=np.float32)
+    for job in numba.prange(jobs):
+        total, squares = np.zeros(channels, dtype=np.float32), np.zeros(channels, dtype=np.float32)
+        for row in range(job * ROWS_A_JOB, min((job + 1) * ROWS_A_JOB, count)):
+            for c in range(channels):
+                difference = _widen(rows[row, c], shift) - first[c]
+                total[c] += difference
+                squares[c] += difference * difference
+        sums[job, 0], sums[job, 1] = total, squares
+    return sums
+
+
+@numba.njit(parallel=True, cache=True)
+def _norm_relu(rows, shift, scale, offset, out):
+    count, channels = rows.shape
+    for row in numba.prange(count):
+        for c in range(channels):
+            out[row, c] = _narrow(max(_widen(rows[row, c], shift) * scale[c] + offset[c], np.float32(0)), shift)
+
+
+@numba.njit(parallel=True, cache=True)
+def _gradient_sums(rows, gradient, shift, scale, offset, mean):
+    """Sums of the gradient where the ReLU let pass, and of it times (row - mean): (jobs, 2, C)."""
+    count, channels = rows.shape
+    jobs = (count + ROWS_A_JOB - 1) // ROWS_A_JOB
+    sums = np.zeros((jobs, 2, channels), dtype=np.float64)
+    for job in numba.prange(jobs):
+        total, weighted = np.zeros(channels, dtype=np.float32), np.zeros(channels, dtype=np.float32)
+        for row in range(job * ROWS_A_JOB, min((job + 1) * ROWS_A_JOB, count)):
+            for c in range(channels):
+                value = _widen(rows[row, c], shift)
+                passed = value * scale[c] + offset[c] > 0
+                into = _widen(gradient[row, c], shift) if passed else np.float32(0)
+                total[c] += into
+                weighted[c] += into * (value - mean[c])
+        sums[job, 0], sums[job, 1] = total, weighted
+    return sums
+
+
+@numba.njit(parallel=True, cache=True)
+def _norm_relu_backward(rows, gradient, shift, scale, offset, constant, slope, out):
+    count, channels = rows.shape
+    for row in numba.prange(count):
+        for c in range(channels):
+            value = _widen(rows[row, c], shift)
+            passed = value * scale[c] + offset[c] > 0
+            into = _widen(gradient[row, c], shift) if passed else np.float32(0)
+            out[row, c] = _narrow(scale[c] * (into - constant[c] - slope[c] * value), shift)
+
+
+@numba.njit(parallel=True, cache=True)
+def _sums_and_largest(rows, shift, first, sign, largest, index):
+    """`_sums` of rows (G, members, C), and with it the largest of sign * value of each group and which member it is."""
+    groups, members, channels = rows.shape
+    groups_a_job = max(ROWS_A_JOB // members, 1)
+    jobs = (groups + groups_a_job - 1) // groups_a_job
+    sums = np.zeros((jobs, 2, channels), dtype=np.float32)
+    for job in numba.prange(jobs):
+        total, squares = np.zeros(channels, dtype=np.float32), np.zeros(channels, dtype=np.float32)
+        best, at = np.empty(channels, dtype=np.float32), np.empty(channels, dtype=np.int32)
+        for group in range(job * groups_a_job, min((job + 1) * groups_a_job, groups)):
+            best[:], at[:] = -np.inf, 0
+            for member in range(members):
+                for c in range(channels):
+                    value = _widen(rows[group, member, c], shift)
+                    total[c] += value - first[c]
+                    squares[c] += (value - first[c]) * (value - first[c])
+                    larger = value * sign[c] > best[c]
+                    best[c] = value * sign[c] if larger else best[c]
+                    at[c] = np.int32(member) if larger else at[c]
+            for c in range(channels):
+                largest[group, c], index[group, c] = best[c] * sign[c], at[c]
+        sums[job, 0], sums[job, 1] = total, squares
+    return sums
+
+
+@numba.njit(parallel=True, cache=True)
+def _norm_maximum_backward(rows, gradient, index, shift, scale, constant, slope, out):
+    groups, members, channels = rows.shape
+    for group in numba.prange(groups):
+        for member in range(members):
+            for c in range(channels):
+                into = gradient[group, c] if index[group, c] == np.uint8(member) else np.float32(0)
+                value = _widen(rows[group, member, c], shift)
+                out[group, member, c] = _narrow(scale[c] * (into - constant[c] - slope[c] * value), shift)
