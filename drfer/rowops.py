@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm1d
+from torch.nn.functional import linear
 
 from drfer.pointops import use_torch_threads
 
@@ -23,11 +24,15 @@ ROWS_A_JOB = 1024
 _BITS = {torch.float32: (torch.int32, np.int32(0)), torch.bfloat16: (torch.int16, np.int32(16))}
 
 
-def norm_relu(rows: Tensor, norm: BatchNorm1d) -> Tensor:
-    """relu(norm(rows)) of rows (M, C)."""
+def norm_relu_linear(rows: Tensor, norm: BatchNorm1d, weight: Tensor) -> Tensor:
+    """relu(norm(rows)) @ weight.T: rows (M, C), weight (D, C) -> (M, D).
+
+    What lies between norm and product is not kept for the backward pass but computed again: a third of a step's
+    memory for one pass over the rows.
+    """
     if not _is_fast(rows, norm):
-        return norm(rows).relu()
-    return _NormReLU.apply(rows, norm.weight, norm.bias, norm)
+        return linear(norm(rows).relu(), weight)
+    return _NormReLULinear.apply(rows, norm.weight, norm.bias, weight, norm)
 
 
 def norm_maximum(rows: Tensor, members: int, norm: BatchNorm1d) -> Tensor:
@@ -45,34 +50,37 @@ def _is_fast(rows: Tensor, norm: BatchNorm1d) -> bool:
     return norm.training and rows.device.type == "cpu" and rows.dtype in _BITS
 
 
-class _NormReLU(torch.autograd.Function):
+class _NormReLULinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor, norm: BatchNorm1d) -> Tensor:
+    def forward(ctx, rows: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, norm: BatchNorm1d) -> Tensor:
         use_torch_threads()
         bits, shift = _bits(rows)
-        mean, deviation = _moments(_sums(bits, shift, _first(rows)), rows, norm)
-        scale, offset = _affine(mean, deviation, weight, bias)
-        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        _norm_relu(bits, shift, scale, offset, _bits(out)[0])
-        ctx.save_for_backward(rows, weight, bias)
-        ctx.mean, ctx.deviation = mean, deviation
-        return out
+        ctx.mean, ctx.deviation = _moments(_sums(bits, shift, _first(rows)), rows, norm)
+        ctx.save_for_backward(rows, scale, bias, weight)
+        return linear(_normed(rows, *_affine(ctx.mean, ctx.deviation, scale, bias)), weight.to(rows.dtype))
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         use_torch_threads()
-        rows, weight, bias = ctx.saved_tensors
+        rows, weight, bias, product = ctx.saved_tensors
+        scale, offset = _affine(ctx.mean, ctx.deviation, weight, bias)
+        of_product = gradient.T @ _normed(rows, scale, offset)
+        into = gradient @ product.to(rows.dtype)  # gradient of what left the ReLU; then of what entered the norm
         bits, shift = _bits(rows)
-        into, scale = _bits(gradient)[0], weight.detach().numpy() / ctx.deviation
-        offset = bias.detach().numpy() - ctx.mean * scale
-        sums = _gradient_sums(bits, into, shift, scale, offset, ctx.mean).sum(axis=0)
+        sums = _gradient_sums(bits, _bits(into)[0], shift, scale, offset, ctx.mean).sum(axis=0)
         of_bias, of_weight = sums[0], sums[1] / ctx.deviation
-        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
         slope = of_weight / len(rows) / ctx.deviation
-        _norm_relu_backward(
-            bits, into, shift, scale, offset, *_single(of_bias / len(rows) - slope * ctx.mean, slope), _bits(out)[0]
-        )
-        return out, *_parameters(of_weight, of_bias), None
+        constant = of_bias / len(rows) - slope * ctx.mean
+        _norm_relu_backward(bits, _bits(into)[0], shift, scale, offset, *_single(constant, slope), _bits(into)[0])
+        return into, *_parameters(of_weight, of_bias), of_product.to(product.dtype), None
+
+
+def _normed(rows: Tensor, scale: np.ndarray, offset: np.ndarray) -> Tensor:
+    """relu(rows * scale + offset), of the dtype of rows."""
+    bits, shift = _bits(rows)
+    out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+    _norm_relu(bits, shift, scale, offset, _bits(out)[0])
+    return out
 
 
 class _NormMaximum(torch.autograd.Function):

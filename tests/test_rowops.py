@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from drfer.rowops import norm_maximum, norm_relu
+from drfer.rowops import norm_maximum, norm_relu_linear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MEMBERS = 16
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}  # of the largest value; bfloat16 keeps 8 bits
 FORMS = {
-    "relu": (norm_relu, lambda rows, norm: norm(rows).relu()),
+    "linear": (
+        lambda rows, norm: norm_relu_linear(rows, norm, norm.product),
+        lambda rows, norm: norm(rows).relu() @ norm.product.T,
+    ),
     "maximum": (
         lambda rows, norm: norm_maximum(rows, MEMBERS, norm),
         lambda rows, norm: norm(rows).view(-1, MEMBERS, rows.shape[1]).max(dim=1).values,
@@ -25,6 +28,7 @@ def norm_with_weights(channels, dtype=torch.float32):
     norm = nn.BatchNorm1d(channels, dtype=dtype)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
+    norm.product = nn.Parameter(torch.randn(5, channels).to(dtype))
     return norm
 
 
@@ -35,7 +39,7 @@ def outcome(form, rows, norm):
     (out.float() * torch.randn(out.shape)).sum().backward()
     return {
         "values": out, "gradient of rows": rows.grad, "gradient of weight": norm.weight.grad,
-        "gradient of bias": norm.bias.grad, **dict(norm.named_buffers()),
+        "gradient of bias": norm.bias.grad, "gradient of product": norm.product.grad, **dict(norm.named_buffers()),
     }  # fmt: skip
 
 
@@ -52,6 +56,8 @@ def test_values_gradients_and_statistics_are_torchs(form, dtype, shape):
     )
     assert here["values"].dtype == here["gradient of rows"].dtype == dtype
     for name, value in there.items():
+        if value is None:  # the maximum knows no product
+            continue
         scale = max(value.abs().max().item(), 1.0)
         torch.testing.assert_close(
             here[name].to(value.dtype), value, rtol=0, atol=scale * TOLERANCE[dtype],
@@ -99,5 +105,5 @@ def test_the_gradient_goes_to_the_first_of_the_largest():
 def test_a_nan_does_not_hide():
     rows = torch.randn(64, 4)
     rows[5, 2] = float("nan")
-    assert norm_relu(rows, nn.BatchNorm1d(4))[:, 2].isnan().all()
+    assert norm_relu_linear(rows, nn.BatchNorm1d(4), torch.eye(4))[:, 2].isnan().all()
     assert norm_maximum(rows, MEMBERS, nn.BatchNorm1d(4))[:, 2].isnan().all()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drfer.pointops import ball_query, gather
-from drfer.rowops import norm_maximum, norm_relu
+from drfer.rowops import norm_maximum, norm_relu_linear
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class SharedMLP(nn.Module):
         if not self.first_is_done:
             rows = linears.pop(0)(rows)
         for norm, linear in zip(self.norms, linears):
-            rows = linear(norm_relu(rows, norm))
+            rows = norm_relu_linear(rows, norm, linear.weight)
         return norm_maximum(rows, members, self.norms[-1]).relu()
 
 
