@@ -117,6 +117,11 @@ def nearest_plain(queries: Tensor, points: Tensor) -> Tensor:
     return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=-1)
 
 
+def by_place(points: np.ndarray) -> np.ndarray:
+    """An order of points (N, 3) in which near ones follow each other."""
+    return np.argsort(_place_codes(np.ascontiguousarray(points)))
+
+
 def torch_cluster_has_cuda() -> bool:
     """Whether torch-cluster is there and its extensions were built with CUDA."""
     if importlib.util.find_spec("torch_cluster") is None:

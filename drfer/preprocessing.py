@@ -61,10 +61,12 @@ def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) 
     frame, and which of them are missing (39923,): nearest to the scan's border (a hole, the crop) or too far."""
     points = scan.points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
     triangles = scan.triangles.astype(np.int64)
-    vertices = common_mesh.load().vertices.astype(np.float64)
+    template = common_mesh.load()
+    vertices = template.vertices[template.by_place].astype(np.float64)
     squared, triangle, places = igl.point_mesh_squared_distance(vertices, points, triangles)
     missing = (squared > settings.largest_distance**2) | _on_border(places, points, triangles, triangle)
-    return places, missing
+    back = np.argsort(template.by_place)
+    return places[back], missing[back]
 
 
 def _on_border(places: np.ndarray, points: np.ndarray, triangles: np.ndarray, triangle: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from drfer.pointops import by_place, farthest_point_order
+
 VERTICES = 39_923
 """the paper's number of points after resampling"""
 HALF_HEIGHT, HALF_WIDTH, MIDDLE = 86.0, 71.0, 3.0
@@ -44,6 +46,11 @@ class Template:
     @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.vertices.tobytes() + self.triangles.tobytes() + self.modes.tobytes()).hexdigest()
+
+    @cached_property
+    def by_place(self) -> np.ndarray:
+        """An order of the vertices in which near ones follow each other: searches among triangles go faster so."""
+        return by_place(self.vertices)
 
     @cached_property
     def fitted(self) -> np.ndarray:
@@ -77,7 +84,6 @@ def build() -> Template:
 
     from drfer.datasets.anny_head import HeadGenerator
     from drfer.datasets.scanner import cast_rays
-    from drfer.pointops import farthest_point_order
 
     generator = HeadGenerator()
     head = generator.head
