@@ -14,12 +14,15 @@ PACKAGES = ("torch", "torch-cluster", "numpy", "numba", "small-gicp", "libigl", 
 
 
 def reproduce(
-    dataset: str = "anny3dfe", preset: str = "classroom", fold: int = 0, seed: int = 0, out: Path = Path("runs")
-) -> None:
+    dataset: str = "anny3dfe", root: Path | None = None, up: str = "y", preset: str = "classroom", fold: int = 0,
+    seed: int = 0, out: Path = Path("runs"),
+) -> None:  # fmt: skip
     """Make the faces, train the three stages on one fold, test, and draw the figures.
 
     Args:
-        dataset: anny3dfe, the open synthetic faces (made on first use).
+        dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, scans (your own).
+        root: the folder of bu3dfe, bosphorus or scans.
+        up: the axis that points up in your own scans: x, y, z, -x, -y or -z.
         preset: paper, classroom (two cores, half an hour) or smoke (a test of the whole, under a minute).
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
@@ -29,7 +32,7 @@ def reproduce(
     from drfer.reproduce import reproduce as run
 
     device.keep_freed_memory()
-    run(dataset, preset, fold, seed, out)
+    run(dataset, preset, fold, seed, out, root, up)
 
 
 def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None:

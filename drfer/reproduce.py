@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from drfer import figures
+from drfer import datasets, figures
 from drfer.analysis import features as analysis
-from drfer.datasets.anny3dfe import Anny3DFE
 from drfer.experiment import EVALUATED, PRESETS, Preset, Run, accuracy, assemble, provenance, run_fold
 from drfer.jobs import written_whole
 from drfer.preprocessing import FaceSet, preprocess
@@ -21,29 +20,27 @@ from drfer.scan import EXPRESSIONS, DrferError
 from drfer.stages import FoldData, predict
 from drfer.store import Store
 
-DATASETS = ("anny3dfe",)
 
-
-def prepare_faces(dataset: str, preset: Preset) -> FaceSet:
+def prepare_faces(source, preset: Preset) -> FaceSet:
     """The protocol's scans of a dataset, preprocessed; made or read from the cache."""
-    _check_known("dataset", dataset, DATASETS)
-    source = Anny3DFE(preset.dataset_subjects)
-    subjects = drawn_subjects(source.subjects, preset.protocol)
-    return preprocess(source, protocol_keys(subjects, preset.protocol))
+    protocol = replace(preset.protocol, levels=source.levels)
+    return preprocess(source, protocol_keys(drawn_subjects(source.subjects, protocol), protocol))
 
 
-def reproduce(dataset: str, preset_name: str, fold: int, seed: int, out: Path) -> Path:
+def reproduce(
+    dataset: str, preset_name: str, fold: int, seed: int, out: Path, root: Path | None = None, up: str = "y"
+) -> Path:
     """Train and test one fold, and write its table and figures; returns the folder they are in.
 
     Interrupted at any moment, the same call goes on where it was. Raises DrferError for names it does not know
     and for a folder it cannot write.
     """
-    _check_known("dataset", dataset, DATASETS)
+    _check_known("dataset", dataset, datasets.NAMES)
     _check_known("preset", preset_name, PRESETS)
     run = Run(PRESETS[preset_name], fold, seed)
     folder = out / f"{dataset}-{preset_name}-fold{fold}-seed{seed}"
     _check_writable(folder)
-    faces = prepare_faces(dataset, run.preset)
+    faces = prepare_faces(datasets.open_dataset(dataset, root, run.preset.dataset_subjects, up), run.preset)
     store = Store(out / "store")
     records = run_fold(run, faces, store)
 

@@ -21,6 +21,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from drfer import experiment, store
+from drfer.datasets import open_dataset
 from drfer.reproduce import prepare_faces
 experiment.CHECKPOINT_SECONDS = 0
 original = store.Store.save_checkpoint
@@ -29,7 +30,7 @@ def announce(self, name, tensors, rest):
     print("checkpoint", name.rsplit("-", 1)[0], flush=True)
 store.Store.save_checkpoint = announce
 run = experiment.Run(experiment.PRESETS["smoke"], fold=0)
-experiment.run_fold(run, prepare_faces("anny3dfe", run.preset), store.Store(Path(sys.argv[1])))
+experiment.run_fold(run, prepare_faces(open_dataset("anny3dfe", subjects=12), run.preset), store.Store(Path(sys.argv[1])))
 """
 
 

@@ -52,6 +52,8 @@ class Anny3DFE:
     """
 
     name = "anny3dfe"
+    levels = (3, 4)
+    """those that the protocol uses"""
 
     def __init__(
         self, subjects: int = 100, seed: int = 0, root: Path | None = None,

@@ -1,0 +1,70 @@
+"""What the readers of a user's folder share: which scans are there, and reading one of them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
+
+
+class ScanFolder:
+    """Scans in a folder, searched at any depth and read one by one. A reader of a database gives `name`, `levels`
+    (of the expressive scans that the protocol uses), `key_of` and `read`."""
+
+    name: str
+    levels: tuple[int, ...]
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DrferError(f"{self.root} is not a folder; give the database's with --root")
+        self.files: dict[ScanKey, list[Path]] = {}
+        for path in sorted(self.root.rglob("*")):
+            key = self.key_of(path)
+            if key is not None:
+                self.files.setdefault(key, []).append(path)
+        if not self.files:
+            raise DrferError(f"{self.root} holds no scan of {self.name}; `drfer check {self.name} FOLDER` says more")
+
+    def key_of(self, path: Path) -> ScanKey | None:
+        """Which scan a file is, from its name; None if it is none."""
+        raise NotImplementedError
+
+    def read(self, path: Path, key: ScanKey) -> FaceScan:
+        """The scan in a file. Raises ScanFormatError naming file and place."""
+        raise NotImplementedError
+
+    def keys(self) -> list[ScanKey]:
+        return sorted(self.files, key=lambda key: (key.subject, key.expression, key.level))
+
+    def load(self, key: ScanKey) -> FaceScan:
+        """The scan of a key; of several copies the first. Raises ScanFormatError if it cannot be read."""
+        if key not in self.files:
+            raise DrferError(f"{self.root} has no scan {key} of {self.name}")
+        path = self.files[key][0]
+        try:
+            return self.read(path, key)
+        except OSError as error:
+            raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def needed(self, subject: str) -> list[ScanKey]:
+        """The scans of a subject that the protocol uses."""
+        expressive = [ScanKey(subject, expression, level) for expression in EXPRESSIONS for level in self.levels]
+        return [ScanKey(subject, NEUTRAL, 0), *expressive]
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        """Those of whom all scans are there that the protocol uses."""
+        known = sorted({key.subject for key in self.files})
+        return [subject for subject in known if all(key in self.files for key in self.needed(subject))]
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the content of all scans that the protocol may use."""
+        digest = hashlib.sha256()
+        for subject in self.subjects:
+            for key in self.needed(subject):
+                digest.update(f"{key} ".encode() + self.files[key][0].read_bytes())
+        return digest.hexdigest()

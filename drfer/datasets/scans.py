@@ -1,0 +1,102 @@
+"""Your own scans: OBJ, PLY or STL of one face each, in metres or millimetres, with any axis up."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from drfer.datasets.bu3dfe import without_loose_points
+from drfer.datasets.folder import ScanFolder
+from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
+
+SUFFIXES = (".obj", ".ply", ".stl")
+TABLE = "scans.csv"
+"""beside the scans: a line a file, with columns file, subject, expression and, if wanted, level"""
+UP = {
+    "y": np.eye(3), "-y": np.diag([-1.0, -1.0, 1.0]),
+    "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), "-z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "x": np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]]), "-x": np.array([[0, 1.0, 0], [-1, 0, 0], [0, 0, 1]]),
+}  # fmt: skip
+"""rotation (3, 3) that brings an axis to +y; with z up the face is taken to look along -y"""
+METRES = 2.0
+"""a scan whose longest side is below this is in metres (a face is 0.1 to 0.5 m, or 100 to 500 mm)"""
+
+
+class Scans(ScanFolder):
+    """Scans in a folder, with labels from its `scans.csv` if there is one; without, each file is a subject's neutral
+    scan. up: the axis that points up. Raises DrferError if the table is wrong, naming the line."""
+
+    name = "scans"
+    levels = (1,)
+
+    def __init__(self, root: Path, up: str = "y") -> None:
+        if up not in UP:
+            raise DrferError(f"there is no axis {up!r}; choose from {', '.join(UP)}")
+        self.up = up
+        table = Path(root) / TABLE
+        self.labels = _read_table(table) if table.exists() else None
+        super().__init__(root)
+
+    def key_of(self, path: Path) -> ScanKey | None:
+        if path.suffix.lower() not in SUFFIXES:
+            return None
+        if self.labels is None:
+            return ScanKey(path.stem, NEUTRAL, 0)
+        return self.labels.get(path.name)
+
+    def read(self, path: Path, key: ScanKey) -> FaceScan:
+        return read_scan(path, key, self.up)
+
+
+def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
+    """One mesh file as a scan in millimetres. Its `source` says if it was in metres. Raises ScanFormatError."""
+    import trimesh
+
+    try:
+        mesh = trimesh.load_mesh(path, process=False)
+        points, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a broken file makes the library raise
+        raise ScanFormatError(f"{path}: cannot be read as {path.suffix[1:].upper()} ({_first_line(error)})") from None
+    if points.ndim != 2 or points.shape[1:] != (3,) or triangles.ndim != 2 or triangles.shape[1:] != (3,):
+        raise ScanFormatError(f"{path}: it holds no triangle mesh")
+    if len(triangles) == 0 or triangles.min() < 0 or triangles.max() >= len(points):
+        raise ScanFormatError(f"{path}: it holds no triangles, or they name points that are not there")
+    points, triangles = without_loose_points(points, triangles)
+    if not (np.abs(points) < 1e6).all():
+        raise ScanFormatError(f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place")
+    source = str(path)
+    if np.ptp(points, axis=0).max() < METRES:
+        points, source = points * 1000, f"{path} (in metres, by its size)"
+    return FaceScan((points @ UP[up].T).astype(np.float32), triangles, key, source)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+
+
+def _read_table(path: Path) -> dict[str, ScanKey]:
+    labels = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DrferError(f"{path}: cannot be read as a table ({error})") from None
+    for line, row in enumerate(rows, start=2):
+        missing = [name for name in ("file", "subject", "expression") if not row.get(name)]
+        if missing:
+            raise DrferError(f"{path}, line {line}: the column {missing[0]!r} is missing or empty")
+        expression = row["expression"].strip().lower()
+        if expression not in (*EXPRESSIONS, NEUTRAL):
+            raise DrferError(
+                f"{path}, line {line}: there is no expression {expression!r}; "
+                f"choose from {', '.join((*EXPRESSIONS, NEUTRAL))}"
+            )
+        level = row.get("level") or ("0" if expression == NEUTRAL else "1")
+        if not level.strip().isdigit():
+            raise DrferError(f"{path}, line {line}: level {level!r} is not a number")
+        labels[row["file"].strip()] = ScanKey(row["subject"].strip(), expression, int(level))
+    return labels

@@ -1,0 +1,278 @@
+"""The readers of licensed databases and of a user's own scans: layout-faithful trees, and files that are broken."""
+
+import os
+import random
+import tracemalloc
+
+import licensed
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from drfer.cli import main
+from drfer.datasets import open_dataset
+from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS, Bosphorus, mesh_of_range_image, read_bnt, read_lm3
+from drfer.datasets.bu3dfe import BU3DFE, read_bnd, read_vrml
+from drfer.datasets.scans import UP, read_scan
+from drfer.preprocessing import preprocess_scan
+from drfer.scan import EXPRESSIONS, DrferError, ScanFormatError, ScanKey
+
+KEY = ScanKey("F0001", "fear", 4)
+MUTATIONS = int(os.environ.get("DRFER_MUTATIONS", "150"))
+"""mutated files a format; raise it for a longer search"""
+
+
+@pytest.fixture(scope="module")
+def bu3dfe(database, tmp_path_factory):
+    root = tmp_path_factory.mktemp("bu3dfe")
+    licensed.write_bu3dfe(root, database, database.subjects)
+    return root
+
+
+@pytest.fixture(scope="module")
+def bosphorus(database, tmp_path_factory):
+    root = tmp_path_factory.mktemp("bosphorus")
+    licensed.write_bosphorus(root, database, database.subjects)
+    return root
+
+
+def test_bu3dfe_gives_back_the_scans_it_was_written_from(bu3dfe, database):
+    dataset = BU3DFE(bu3dfe)
+    assert dataset.subjects == database.subjects
+    assert len(dataset.keys()) == 12 * 13
+    for key in dataset.keys()[::7]:
+        scan, original = dataset.load(key), database.load(key)
+        used = np.unique(original.triangles)
+        assert np.allclose(scan.points, original.points[used], atol=1e-4)
+        assert {frozenset(map(int, t)) for t in used[scan.triangles]} == {
+            frozenset(map(int, t)) for t in original.triangles
+        }
+        assert scan.landmarks.shape == (83, 3)
+        for one, other in ((slice(0, 8), slice(8, 16)), (slice(16, 26), slice(26, 36))):
+            assert scan.landmarks[one, 0].mean() > scan.landmarks[other, 0].mean()
+
+
+def test_bosphorus_gives_the_surface_without_spikes_and_hair(bosphorus, database):
+    from scipy.spatial import cKDTree
+
+    dataset = Bosphorus(bosphorus)
+    assert dataset.subjects == [f"bs{number:03d}" for number in range(12)]
+    assert len(dataset.keys()) == 12 * 7
+    for key in dataset.keys()[::9]:
+        original = database.load(ScanKey(database.subjects[int(key.subject[2:])], key.expression, 4 * key.level))
+        scan = dataset.load(key)
+        distance = cKDTree(original.points).query(scan.points)[0]
+        assert np.percentile(distance, 99) < 2.5 and distance.max() < 8
+        assert len(scan.points) > 5000
+        normal = np.cross(*(scan.points[scan.triangles[:, k]] - scan.points[scan.triangles[:, 0]] for k in (1, 2)))
+        assert (normal[:, 2] > 0).mean() > 0.99, "triangles face the viewer"
+
+
+def test_range_images_run_from_the_top(bosphorus):
+    image = read_bnt(next(bosphorus.rglob("*_N_N_0.bnt")))
+    y = image[..., 1]
+    assert np.nanmean(y[: len(y) // 3]) > np.nanmean(y[-len(y) // 3 :])
+
+
+def test_the_65_subjects_are_the_published_ones():
+    assert len(EXPRESSIVE_SUBJECTS) == 65
+
+
+@pytest.mark.parametrize("name", ["bu3dfe", "bosphorus"])
+def test_reproduce_runs_from_files_to_figures(name, bu3dfe, bosphorus, tmp_path, monkeypatch, capsys):
+    root = {"bu3dfe": bu3dfe, "bosphorus": bosphorus}[name]
+    arguments = [
+        "drfer",
+        "reproduce",
+        "--dataset",
+        name,
+        "--root",
+        str(root),
+        "--preset",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    main()
+    folder = tmp_path / f"{name}-smoke-fold0-seed0"
+    assert {"table.md", "faces.png", "tsne.png"} <= {path.name for path in folder.iterdir()}
+    paper = {"bu3dfe": "BU-3DFE", "bosphorus": "Bosphorus"}[name]
+    assert f"the paper, {paper}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply", "stl"])
+@pytest.mark.parametrize("up", UP)
+def test_own_scans_come_to_the_same_pose_in_any_format_unit_and_axis(suffix, up, database, tmp_path):
+    import trimesh
+
+    scan = database.load(KEY)
+    metres = up in ("z", "-x")
+    turned = (scan.points.astype(float) @ UP[up]) / (1000 if metres else 1)
+    path = tmp_path / f"face.{suffix}"
+    trimesh.Trimesh(turned, scan.triangles, process=False).export(path)
+    read = read_scan(path, KEY, up)
+    assert ("metres" in read.source) == metres
+    original = scan.points[scan.triangles].reshape(-1, 3)
+    assert np.allclose(read.points[read.triangles].reshape(-1, 3), original, atol=0.01)
+
+
+def test_own_scans_are_labelled_by_their_table(database, tmp_path):
+    import trimesh
+
+    rows = ["file,subject,expression,level"]
+    for subject in ("anna", "ben"):
+        for expression in ("neutral", *EXPRESSIONS):
+            scan = database.load(KEY)
+            trimesh.Trimesh(scan.points, scan.triangles, process=False).export(tmp_path / f"{subject}-{expression}.ply")
+            rows.append(f"{subject}-{expression}.ply,{subject},{expression.title()},")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    dataset = open_dataset("scans", tmp_path)
+    assert dataset.subjects == ["anna", "ben"]
+    assert preprocess_scan(dataset.load(ScanKey("ben", "fear", 1)))["cloud"].shape == (2048, 3)
+    (tmp_path / "scans.csv").write_text("\n".join([*rows, "x.ply,x,joy,"]))
+    with pytest.raises(DrferError, match="line 16.*'joy'"):
+        open_dataset("scans", tmp_path)
+
+
+@pytest.mark.parametrize("name, message", [("bu3dfe", "--root"), ("bosphorus", "--root"), ("nonsense", "no dataset")])
+def test_a_dataset_without_its_folder_is_one_sentence(name, message, tmp_path):
+    with pytest.raises(DrferError, match=message):
+        open_dataset(name)
+    with pytest.raises(DrferError):
+        open_dataset(name, tmp_path)
+
+
+# Broken files. Each reader ends in a face or in one ScanFormatError, in time and memory in proportion to the file.
+
+VRML = "#VRML V2.0 utf8\nShape {{ geometry IndexedFaceSet {{ coord Coordinate {{ point [ {points} ] }}\ncoordIndex [ {index} ] }} }}"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no point list"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1", index="0 1 2 -1"), "not a multiple of 3"),
+        (VRML.format(points="0 0 0, 1 nan 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
+        (VRML.format(points="0 0 0, 1 1e300 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
+        (VRML.format(points="0 0 0, 1 x 0, 0 1 0", index="0 1 2 -1"), "word 5 of its point list is b'x'"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 3 -1"), "names point 3"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 -1"), "no polygon"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 -7 -1"), "polygon names"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 99999999999999999999 -1"), "word 3"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 2 -1")[:95], "cut off"),
+    ],
+)
+def test_broken_vrml_is_named(text, message, tmp_path):
+    path = tmp_path / "F0001_FE04WH_F3D.wrl"
+    path.write_text(text)
+    with pytest.raises(ScanFormatError, match=message) as raised:
+        read_vrml(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_header_may_promise_more_than_the_file_holds(tmp_path):
+    path = tmp_path / "bs000_N_N_0.bnt"
+    path.write_bytes(
+        np.array([65535, 65535], "<u2").tobytes() + np.array([-1e9], "<f8").tobytes() + np.array([0], "<u2").tobytes()
+        + np.array([2**32 - 1], "<u4").tobytes() + bytes(1000)
+    )  # fmt: skip
+    tracemalloc.start()
+    with pytest.raises(ScanFormatError, match="65535"):
+        read_bnt(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_a_line_of_ten_megabytes_is_read_or_refused(tmp_path):
+    path = tmp_path / "F0001_FE04WH_F3D.wrl"
+    path.write_text(VRML.format(points="1.5 " * 2_500_000, index="0 1 2 -1"))
+    with pytest.raises(ScanFormatError, match="not a multiple"):
+        read_vrml(path)
+
+
+def read_range_image(path):
+    return mesh_of_range_image(path, read_bnt(path))
+
+
+@pytest.fixture(scope="module")
+def samples(database, tmp_path_factory):
+    """One small sound file of each format and how it is read."""
+    import trimesh
+
+    folder = tmp_path_factory.mktemp("samples")
+    scan = database.load(KEY)
+    kept = (scan.triangles < 300).all(axis=1)
+    points, triangles = scan.points[:300], scan.triangles[kept]
+    image = licensed.range_image(scan.points, 3.0, seed=0)
+    (folder / "a.wrl").write_text(licensed.vrml(points, triangles, 2))
+    (folder / "a.bnd").write_text(licensed.bnd(points, 1))
+    (folder / "a.bnt").write_bytes(licensed.bnt(image, "a.png"))
+    (folder / "a.lm3").write_bytes(licensed.lm3(points))
+    for suffix in ("obj", "ply", "stl"):
+        trimesh.Trimesh(points, triangles, process=False).export(folder / f"a.{suffix}")
+    readers = {
+        "wrl": read_vrml, "bnd": lambda path: read_bnd(path, points), "bnt": read_range_image, "lm3": read_lm3,
+        **dict.fromkeys(("obj", "ply", "stl"), lambda path: read_scan(path, KEY)),
+    }  # fmt: skip
+    return {suffix: ((folder / f"a.{suffix}").read_bytes(), reader) for suffix, reader in readers.items()}
+
+
+WORDS = [b"nan", b"inf", b"-1", b"1e308", b"99999999999999999999", b"-", b"[", b"]", b",", b"\0", b"\xff\xfe", b"{", b"}",
+         b"\r", b"0x10", b"1_0", b"element face 4294967295", b"f 1/2/3 9/9/9 1//1", b"v"]  # fmt: skip
+
+
+def mutated(content, rng):
+    """A file after one to six cuts, swaps, repeats, flips and foreign words."""
+    content = bytearray(content)
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(len(content) + 1)
+        kind = rng.randrange(7)
+        if kind == 0:
+            del content[place:]
+        elif kind == 1:
+            del content[place : place + rng.randrange(1, 200)]
+        elif kind == 2:
+            content[place:place] = rng.choice(WORDS)
+        elif kind == 3 and place < len(content):
+            content[place] = rng.randrange(256)
+        elif kind == 4:
+            content[place:place] = content[place : place + rng.randrange(1, 300)]
+        elif kind == 5:
+            content[place : place + 8] = rng.randbytes(8)
+        else:
+            content[place : place + rng.randrange(1, 9)] = rng.choice(WORDS)
+        if not content:
+            break
+    return bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["wrl", "bnd", "bnt", "lm3", "obj", "ply", "stl"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_mutated_files_end_in_a_face_or_in_one_sentence(suffix, samples, tmp_path):
+    content, read = samples[suffix]
+    path = tmp_path / f"mutated.{suffix}"
+    path.write_bytes(content)
+    read(path)
+    refused = 0
+    for seed in range(MUTATIONS):
+        path.write_bytes(mutated(content, random.Random(f"{suffix} {seed}")))
+        try:
+            read(path)
+        except ScanFormatError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 0
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=300), suffix=st.sampled_from(["wrl", "bnd", "bnt", "lm3", "obj", "ply", "stl"]))
+@pytest.mark.filterwarnings("ignore")
+def test_any_bytes_end_in_a_face_or_in_one_sentence(content, suffix, samples, tmp_path):
+    path = tmp_path / f"any.{suffix}"
+    path.write_bytes(content)
+    try:
+        samples[suffix][1](path)
+    except ScanFormatError as error:
+        assert str(path) in str(error)
