@@ -57,6 +57,28 @@ def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None
     print(f"{len(database.keys())} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}")
 
 
+def check(
+    dataset: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], up: str = "y",
+    sheet: Path | None = Path("check.png"),
+) -> None:  # fmt: skip
+    """Say what a folder of scans holds, what is missing or broken, and whether the 10-fold protocol can run.
+
+    Args:
+        dataset: bu3dfe, bosphorus or scans.
+        folder: where it lies.
+        up: the axis that points up in your own scans: x, y, z, -x, -y or -z.
+        sheet: a picture to draw of one scan of each class.
+    """
+    from drfer.check import check as run
+    from drfer.datasets import open_dataset
+    from drfer.protocol import Protocol
+
+    if dataset == "anny3dfe":
+        raise DrferError("anny3dfe is made by this kit and checks itself; check takes bu3dfe, bosphorus or scans")
+    if not run(open_dataset(dataset, folder, up=up), Protocol(), sheet):
+        sys.exit(1)
+
+
 def bench(json: Path | None = None) -> None:
     """Time training steps, chamfer and preprocessing beside their plain forms (and PyTorch Geometric, if installed).
 
@@ -106,7 +128,7 @@ def main() -> None:
     """Entry point: a user's mistake is one sentence and exit code 2."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"reproduce": reproduce, "faces": faces, "bench": bench, "doctor": doctor},
+            {"reproduce": reproduce, "faces": faces, "check": check, "bench": bench, "doctor": doctor},
             prog="drfer",
             description="DrFER: disentangled representations for 3D facial expression recognition.",
         )

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tracemalloc
 
 import licensed
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drfer.check import check
 from drfer.cli import main
 from drfer.datasets import open_dataset
 from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS, Bosphorus, mesh_of_range_image, read_bnt, read_lm3
 from drfer.datasets.bu3dfe import BU3DFE, read_bnd, read_vrml
 from drfer.datasets.scans import UP, read_scan
 from drfer.preprocessing import preprocess_scan
+from drfer.protocol import Protocol
 from drfer.scan import EXPRESSIONS, DrferError, ScanFormatError, ScanKey
 
 KEY = ScanKey("F0001", "fear", 4)
@@ -276,3 +279,48 @@ def test_any_bytes_end_in_a_face_or_in_one_sentence(content, suffix, samples, tm
         samples[suffix][1](path)
     except ScanFormatError as error:
         assert str(path) in str(error)
+
+
+def test_check_names_every_fault_and_goes_on(bu3dfe, database, tmp_path, monkeypatch, capsys):
+    """Ten faults in a tree of twelve subjects."""
+    root = tmp_path / "bu3dfe"
+    shutil.copytree(bu3dfe, root)
+
+    def of(stem):
+        return next(path for path in root.rglob(f"{stem}*_F3D.wrl"))
+
+    first, second, third = database.subjects[:3]
+    cut, words, index, empty = (of(f"{first}_{code}04") for code in ("AN", "DI", "FE", "HA"))
+    cut.write_text(cut.read_text()[:3000])
+    words.write_text(words.read_text().replace("coordIndex", "coordindex"))
+    index.write_text(index.read_text().replace("coordIndex [\n", "coordIndex [\n0 1 99999 -1,\n"))
+    empty.write_bytes(b"")
+    landmarks = of(f"{first}_SA04").with_suffix(".bnd")
+    landmarks.write_text("\n".join(landmarks.read_text().splitlines()[:40]))
+    of(f"{second}_SU04").unlink()
+    shutil.copy(of(f"{second}_HA04"), root / of(f"{second}_HA04").name)
+    of(f"{second}_AN04").rename(root / f"{second}_XX04WH_F3D.wrl")
+    stray = of(f"{third}_HA04")
+    stray.write_text(licensed.vrml([*database.load(KEY).points, (0, 0, 0), (9, 0, 0), (0, 9, 0)],
+                                   [*database.load(KEY).triangles, [n := len(database.load(KEY).points), n + 1, n + 2]]))  # fmt: skip
+    tangled = of(f"{third}_AN04")
+    a, b, c = database.load(KEY).triangles[0]
+    tangled.write_text(licensed.vrml(database.load(KEY).points, [*database.load(KEY).triangles, [a, b, 9], [a, b, 99]]))
+
+    sheet = tmp_path / "sheet.png"
+    monkeypatch.setattr("sys.argv", ["drfer", "check", "bu3dfe", str(root), "--sheet", str(sheet)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr().out
+    assert left.value.code == 1 and sheet.stat().st_size > 10_000
+    for sentence in (
+        "5 unreadable", f"{cut}: its ", f"{words}: there is no coordIndex", f"{index}: a polygon names point 99999",
+        f"{empty}: there is no point list", f"{landmarks}: it holds 40 landmarks", f"{second} surprise 4",
+        "1 given more than once", "1 named like no scan", "with stray components",
+        "1 with edges of more than two triangles", "10 subjects have every scan", "cannot run",
+    ):  # fmt: skip
+        assert sentence in said, f"{sentence} not in:\n{said}"
+
+
+def test_check_lets_a_sound_tree_run(bu3dfe):
+    assert check(BU3DFE(bu3dfe), Protocol(subjects=12, folds=4), None)

@@ -23,6 +23,8 @@ EXPRESSION_CODES = {
     "SURPRISE": "surprise",
 }  # fmt: skip
 FILE_NAME = re.compile(r"(bs\d{3})_(?:E_(ANGER|DISGUST|FEAR|HAPPY|SADNESS|SURPRISE)|N_N)_(\d+)\.bnt", re.IGNORECASE)
+OTHER_SCANS = re.compile(r"bs\d{3}_(LFAU|UFAU|CAU|YR|PR|CR|O|IGN)_.+_\d+\.bnt", re.IGNORECASE)
+"""action units, turned heads and occlusions, which this kit does not use"""
 EXPRESSIVE_SUBJECTS = sorted(set(range(105)) - {7, 10, 13, 20, 92} - set(range(47, 82)))
 """numbers of the 65 subjects with all six expressions, after a published list; `drfer check` compares"""
 
@@ -46,6 +48,9 @@ class Bosphorus(ScanFolder):
             return None
         subject, code, _ = match.groups()
         return ScanKey(subject.lower(), *((EXPRESSION_CODES[code.upper()], 1) if code else (NEUTRAL, 0)))
+
+    def is_stranger(self, path: Path) -> bool:
+        return path.suffix.lower() == ".bnt" and not OTHER_SCANS.fullmatch(path.name)
 
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         beside = path.with_suffix(".lm3")

@@ -39,6 +39,9 @@ class BU3DFE(ScanFolder):
             return None
         return ScanKey(subject.upper(), expression, int(level))
 
+    def is_stranger(self, path: Path) -> bool:
+        return path.name.upper().endswith("_F3D.WRL")
+
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         points, triangles = read_vrml(path)
         beside = path.with_suffix(".bnd")

@@ -21,15 +21,22 @@ class ScanFolder:
         if not self.root.is_dir():
             raise DrferError(f"{self.root} is not a folder; give the database's with --root")
         self.files: dict[ScanKey, list[Path]] = {}
+        self.strangers: list[Path] = []
         for path in sorted(self.root.rglob("*")):
             key = self.key_of(path)
             if key is not None:
                 self.files.setdefault(key, []).append(path)
+            elif self.is_stranger(path):
+                self.strangers.append(path)
         if not self.files:
             raise DrferError(f"{self.root} holds no scan of {self.name}; `drfer check {self.name} FOLDER` says more")
 
     def key_of(self, path: Path) -> ScanKey | None:
         """Which scan a file is, from its name; None if it is none."""
+        raise NotImplementedError
+
+    def is_stranger(self, path: Path) -> bool:
+        """Whether a file looks like a scan, but for its name."""
         raise NotImplementedError
 
     def read(self, path: Path, key: ScanKey) -> FaceScan:

@@ -46,6 +46,9 @@ class Scans(ScanFolder):
             return ScanKey(path.stem, NEUTRAL, 0)
         return self.labels.get(path.name)
 
+    def is_stranger(self, path: Path) -> bool:
+        return path.suffix.lower() in SUFFIXES
+
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         return read_scan(path, key, self.up)
 
