@@ -18,7 +18,7 @@ from drfer.pointops import farthest_point_order
 from drfer.registration import RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
 
-VERSION = 3
+VERSION = 4
 """raised whenever the same scan could come out differently"""
 
 
