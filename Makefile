@@ -23,7 +23,7 @@ $(READY): pyproject.toml
 	@echo "Setting up $(VENV): pinned packages, one to five minutes (torch is large)."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade $(PIP_ARGS) pip==26.3 setuptools==84.2.1 wheel==0.48.0
-	@$(BIN)/pip install --quiet $(PIP_ARGS) --editable ".[test]"
+	@$(BIN)/pip install --quiet $(PIP_ARGS) --editable ".[test]" > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
 	@echo "Compiling torch-cluster, once: about five minutes on two cores, ten on one."
 	@printf '[build_ext]\nparallel = 2\n' > $(VENV)/build.cfg
 	@DIST_EXTRA_CONFIG=$(CURDIR)/$(VENV)/build.cfg $(BIN)/pip install --quiet $(PIP_ARGS) --no-build-isolation torch-cluster==1.6.3 \
