@@ -321,9 +321,9 @@ class Trainer:
         return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)  # first, so that the last step's gradients need no room beside it
         with autocast(self.precision):
             terms = self.step_loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
         self.optimizer.step()
         return terms

@@ -470,3 +470,18 @@ def test_the_gpu_holds_the_data_and_trains(data):
     trainer = trainer_of("iii", data)
     trainer.train_epoch()
     assert np.isfinite(list(trainer.curves[0].values())).all()
+
+
+@pytest.mark.parametrize("stage", ["i-expression", "iii"])
+def test_fast_and_plain_row_operators_train_alike(stage, data, monkeypatch):
+    """The same losses, epoch by epoch, up to float32 rounding that the steps between carry on."""
+
+    def curves():
+        trainer = trainer_of(stage, data)
+        for _ in range(4):
+            trainer.train_epoch()
+        return [sum(epoch.values()) for epoch in trainer.curves]
+
+    fast = curves()
+    monkeypatch.setattr("drfer.rowops._is_fast", lambda rows, norm: False)
+    assert curves() == pytest.approx(fast, rel=1e-3)
