@@ -35,7 +35,7 @@ STAGE_I, STAGE_III = "paper: step of stage i, batch 24", "paper: step of stage i
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: seconds (or MB) of others and of this kit; None where something is not installed."""
+    """One line of the table: time or memory of others and of this kit; None where something is not installed."""
 
     what: str
     unit: str

@@ -16,8 +16,8 @@ from drfer.jobs import map_on_all_cores
 from drfer.protocol import Protocol
 from drfer.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanFormatError, ScanKey
 
-EXPECTED = {"bu3dfe": (100, (1, 2, 3, 4)), "bosphorus": (65, (1,))}
-"""subjects with all expressions, and the levels of each expression"""
+EXPECTED = {"bu3dfe": (100, (1, 2, 3, 4)), "bosphorus": (105, (1,))}
+"""subjects of the whole database, and the levels of each expression"""
 SHOWN = 12
 """lines of one kind of fault that are printed; the rest is counted"""
 
@@ -29,7 +29,7 @@ class Finding:
     path: Path
     key: ScanKey
     error: str
-    points: int = 0
+    source: str = ""
     components: int = 1
     tangled_edges: int = 0
     """edges of more than two triangles"""
@@ -41,7 +41,7 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     findings = map_on_all_cores(_examine, files, f"reading {len(files)} scans", _prepare_worker, (dataset,))
     readable = {finding.key for finding in findings if not finding.error}
     _report_counts(dataset, readable)
-    _report("unreadable", [f"{finding.error}" for finding in findings if finding.error])
+    _report("unreadable", [finding.error for finding in findings if finding.error])
     _report("missing", [f"{key}" for key in _expected(dataset) if key not in dataset.files])
     _report("given more than once", [
         f"{key}: {', '.join(str(path.relative_to(dataset.root)) for path in paths)}"
@@ -52,6 +52,7 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     _report(
         "with edges of more than two triangles", [f"{f.path}: {f.tangled_edges}" for f in findings if f.tangled_edges]
     )
+    _report("read in another unit", [f.source for f in findings if not f.error and f.source != str(f.path)])
     complete = [subject for subject in dataset.subjects if readable.issuperset(dataset.needed(subject))]
     if dataset.name == "bosphorus":
         listed = {f"bs{number:03d}" for number in EXPRESSIVE_SUBJECTS}
@@ -69,7 +70,8 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
 
 def _report_counts(dataset: ScanFolder, readable: set[ScanKey]) -> None:
     subjects = {key.subject for key in dataset.files}
-    print(f"{dataset.root}: {sum(map(len, dataset.files.values()))} scans of {len(subjects)} subjects")
+    whole = f" (the whole database has {EXPECTED[dataset.name][0]})" if dataset.name in EXPECTED else ""
+    print(f"{dataset.root}: {sum(map(len, dataset.files.values()))} scans of {len(subjects)} subjects{whole}")
     counts = Counter((key.expression, key.level) for key in readable)
     levels = sorted({level for _, level in counts if level})
     print(f"{'readable scans':<16}" + "".join(f"{f'level {level}':>9}" for level in levels))
@@ -110,7 +112,7 @@ def _examine(path_and_key: tuple[Path, ScanKey]) -> Finding:
         return Finding(path, key, str(error))
     except OSError as error:
         return Finding(path, key, f"{path}: cannot be read ({error.strerror})")
-    return Finding(path, key, "", len(scan.points), *_topology(scan))
+    return Finding(path, key, "", scan.source, *_topology(scan))
 
 
 def _topology(scan: FaceScan) -> tuple[int, int]:

@@ -23,7 +23,7 @@ def reproduce(
         dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, scans (your own).
         root: the folder of bu3dfe, bosphorus or scans.
         up: the axis that points up in your own scans: x, y, z, -x, -y or -z.
-        preset: paper, classroom (two cores, half an hour) or smoke (a test of the whole, under a minute).
+        preset: paper, classroom (two cores, ten minutes) or smoke (a test of the whole, under a minute).
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
         out: folder for results; interrupted, the same command goes on from there.

@@ -72,6 +72,15 @@ def test_bosphorus_gives_the_surface_without_spikes_and_hair(bosphorus, database
         assert (normal[:, 2] > 0).mean() > 0.99, "triangles face the viewer"
 
 
+def test_other_landmarks_are_other_data(bosphorus, tmp_path):
+    root = tmp_path / "bosphorus"
+    shutil.copytree(bosphorus, root)
+    before = Bosphorus(root).hash
+    landmarks = next(root.rglob("*.lm3"))  # the nose tip decides the crop
+    landmarks.write_bytes(landmarks.read_bytes().replace(b"Nose tip", b"Nose top"))
+    assert Bosphorus(bosphorus).hash == before != Bosphorus(root).hash
+
+
 def test_range_images_run_from_the_top(bosphorus):
     image = read_bnt(next(bosphorus.rglob("*_N_N_0.bnt")))
     y = image[..., 1]
@@ -134,6 +143,7 @@ def test_own_scans_are_labelled_by_their_table(database, tmp_path):
     dataset = open_dataset("scans", tmp_path)
     assert dataset.subjects == ["anna", "ben"]
     assert preprocess_scan(dataset.load(ScanKey("ben", "fear", 1)))["cloud"].shape == (2048, 3)
+    assert open_dataset("scans", tmp_path, up="z").hash != dataset.hash, "another axis, other faces in the cache"
     (tmp_path / "scans.csv").write_text("\n".join([*rows, "x.ply,x,joy,"]))
     with pytest.raises(DrferError, match="line 16.*'joy'"):
         open_dataset("scans", tmp_path)

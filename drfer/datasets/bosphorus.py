@@ -41,6 +41,7 @@ class Bosphorus(ScanFolder):
 
     name = "bosphorus"
     levels = (1,)
+    landmarks_suffix = ".lm3"
 
     def key_of(self, path: Path) -> ScanKey | None:
         match = FILE_NAME.fullmatch(path.name)
@@ -53,7 +54,7 @@ class Bosphorus(ScanFolder):
         return path.suffix.lower() == ".bnt" and not OTHER_SCANS.fullmatch(path.name)
 
     def read(self, path: Path, key: ScanKey) -> FaceScan:
-        beside = path.with_suffix(".lm3")
+        beside = path.with_suffix(self.landmarks_suffix)
         landmarks = read_lm3(beside) if beside.exists() else {}
         points, triangles = mesh_of_range_image(path, read_bnt(path), landmarks.get("Nose tip"))
         places = np.array(list(landmarks.values())) if landmarks else None
@@ -142,12 +143,10 @@ def read_lm3(path: Path) -> dict[str, np.ndarray]:
     landmarks = {}
     for (_, name), (number, place) in zip(body[0 : 2 * count : 2], body[1 : 2 * count : 2]):
         try:
-            landmarks[name.decode("ascii", "replace")[:40]] = np.array(place.split(), dtype=np.float64)
+            values = np.array(place.split(), dtype=np.float64)
         except ValueError:
-            raise ScanFormatError(f"{path}, line {number}: {place[:40]!r} is not a place") from None
-        if (
-            landmarks[name.decode("ascii", "replace")[:40]].shape != (3,)
-            or not np.isfinite([*map(float, place.split())]).all()
-        ):
+            values = np.empty(0)
+        if values.shape != (3,) or not np.isfinite(values).all():
             raise ScanFormatError(f"{path}, line {number}: {place[:40]!r} is not a place")
+        landmarks[name.decode("ascii", "replace")[:40]] = values
     return landmarks

@@ -28,6 +28,7 @@ class BU3DFE(ScanFolder):
 
     name = "bu3dfe"
     levels = (3, 4)
+    landmarks_suffix = ".bnd"
 
     def key_of(self, path: Path) -> ScanKey | None:
         match = FILE_NAME.fullmatch(path.name)
@@ -44,7 +45,7 @@ class BU3DFE(ScanFolder):
 
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         points, triangles = read_vrml(path)
-        beside = path.with_suffix(".bnd")
+        beside = path.with_suffix(self.landmarks_suffix)
         landmarks = read_bnd(beside, points) if beside.exists() else None
         return FaceScan(*without_loose_points(points, triangles), key, str(path), landmarks)
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
 
 
-class ScanFolder:
-    """Scans in a folder, searched at any depth and read one by one. A reader of a database gives `name`, `levels`
-    (of the expressive scans that the protocol uses), `key_of` and `read`."""
+class ScanFolder(ABC):
+    """Scans in a folder, searched at any depth and read one by one. A database's reader fills in what is abstract."""
 
     name: str
     levels: tuple[int, ...]
+    """of the expressive scans that the protocol uses"""
+    landmarks_suffix = ""
+    """of the file beside a scan that is read with it"""
+    version = 1
+    """raised whenever the same file could be read differently"""
+    up = "y"
+    """the axis that points up"""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -29,19 +36,19 @@ class ScanFolder:
             elif self.is_stranger(path):
                 self.strangers.append(path)
         if not self.files:
-            raise DrferError(f"{self.root} holds no scan of {self.name}; `drfer check {self.name} FOLDER` says more")
+            raise DrferError(f"{self.root} holds no scan of {self.name}: no file in it is named like one")
 
+    @abstractmethod
     def key_of(self, path: Path) -> ScanKey | None:
         """Which scan a file is, from its name; None if it is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_stranger(self, path: Path) -> bool:
         """Whether a file looks like a scan, but for its name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         """The scan in a file. Raises ScanFormatError naming file and place."""
-        raise NotImplementedError
 
     def keys(self) -> list[ScanKey]:
         return sorted(self.files, key=lambda key: (key.subject, key.expression, key.level))
@@ -69,9 +76,12 @@ class ScanFolder:
 
     @cached_property
     def hash(self) -> str:
-        """Of the content of all scans that the protocol may use."""
-        digest = hashlib.sha256()
+        """Of the content of all scans that the protocol may use, their landmarks, and how they are read."""
+        digest = hashlib.sha256(f"{self.name} {self.version} {self.up}".encode())
         for subject in self.subjects:
             for key in self.needed(subject):
-                digest.update(f"{key} ".encode() + self.files[key][0].read_bytes())
+                path = self.files[key][0]
+                digest.update(f"{key} ".encode() + path.read_bytes())
+                if self.landmarks_suffix and path.with_suffix(self.landmarks_suffix).exists():
+                    digest.update(path.with_suffix(self.landmarks_suffix).read_bytes())
         return digest.hexdigest()

@@ -60,8 +60,6 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
     try:
         mesh = trimesh.load_mesh(path, process=False)
         points, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
-    except MemoryError:
-        raise
     except Exception as error:  # whatever a broken file makes the library raise
         raise ScanFormatError(f"{path}: cannot be read as {path.suffix[1:].upper()} ({_first_line(error)})") from None
     if points.ndim != 2 or points.shape[1:] != (3,) or triangles.ndim != 2 or triangles.shape[1:] != (3,):
