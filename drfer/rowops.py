@@ -21,6 +21,8 @@ from drfer.pointops import use_torch_threads
 
 ROWS_A_JOB = 1024
 """rows whose sums are taken in float32; sums of these sums are float64"""
+BLOCK_VALUES = 1 << 22
+"""values of rows that are worked on together, so that they stay in the cache between one pass and the next"""
 _BITS = {torch.float32: (torch.int32, np.int32(0)), torch.bfloat16: (torch.int16, np.int32(16))}
 
 
@@ -35,15 +37,21 @@ def norm_relu_linear(rows: Tensor, norm: BatchNorm1d, weight: Tensor) -> Tensor:
     return _NormReLULinear.apply(rows, norm.weight, norm.bias, weight, norm)
 
 
-def norm_maximum(rows: Tensor, members: int, norm: BatchNorm1d) -> Tensor:
-    """The maximum of norm(rows) over each group of so many rows: (G * members, C) -> (G, C). At most 256 members.
+def norm_relu_linear_norm_maximum(
+    rows: Tensor, norm: BatchNorm1d, weight: Tensor, last_norm: BatchNorm1d, members: int
+) -> Tensor:
+    """last_norm(relu(norm(rows)) @ weight.T), and of that the maximum over each group of so many rows:
+    rows (G * members, C), weight (D, C) -> (G, D). At most 256 members.
 
-    Its gradient goes to the first of the largest. (`amax` shares it among equals; in a ball, equals are the same
+    The gradient goes to the first of the largest. (`amax` shares it among equals; in a ball, equals are the same
     point, found once and filled up.)
     """
     if not _is_fast(rows, norm):
-        return norm(rows).view(-1, members, rows.shape[1]).max(dim=1).values
-    return _NormMaximum.apply(rows, members, norm.weight, norm.bias, norm)
+        out = last_norm(linear(norm(rows).relu(), weight))
+        return out.view(-1, members, out.shape[1]).max(dim=1).values
+    return _NormReLULinearNormMaximum.apply(
+        rows, norm.weight, norm.bias, weight, last_norm.weight, last_norm.bias, norm, last_norm, members
+    )
 
 
 def _is_fast(rows: Tensor, norm: BatchNorm1d) -> bool:
@@ -55,7 +63,7 @@ class _NormReLULinear(torch.autograd.Function):
     def forward(ctx, rows: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, norm: BatchNorm1d) -> Tensor:
         use_torch_threads()
         bits, shift = _bits(rows)
-        ctx.mean, ctx.deviation = _moments(_sums(bits, shift, _first(rows)), rows, norm)
+        ctx.mean, ctx.deviation = _moments(_sums(bits, shift, _first(rows)), _first(rows), len(rows), norm)
         ctx.save_for_backward(rows, scale, bias, weight)
         return linear(_normed(rows, *_affine(ctx.mean, ctx.deviation, scale, bias)), weight.to(rows.dtype))
 
@@ -65,14 +73,20 @@ class _NormReLULinear(torch.autograd.Function):
         rows, weight, bias, product = ctx.saved_tensors
         scale, offset = _affine(ctx.mean, ctx.deviation, weight, bias)
         of_product = gradient.T @ _normed(rows, scale, offset)
-        into = gradient @ product.to(rows.dtype)  # gradient of what left the ReLU; then of what entered the norm
-        bits, shift = _bits(rows)
-        sums = _gradient_sums(bits, _bits(into)[0], shift, scale, offset, ctx.mean).sum(axis=0)
-        of_bias, of_weight = sums[0], sums[1] / ctx.deviation
-        slope = of_weight / len(rows) / ctx.deviation
-        constant = of_bias / len(rows) - slope * ctx.mean
-        _norm_relu_backward(bits, _bits(into)[0], shift, scale, offset, *_single(constant, slope), _bits(into)[0])
-        return into, *_parameters(of_weight, of_bias), of_product.to(product.dtype), None
+        into = gradient @ product.to(rows.dtype)
+        return *_through_norm_and_relu(into, rows, ctx.mean, ctx.deviation, scale, offset), of_product.float(), None
+
+
+def _through_norm_and_relu(into: Tensor, rows: Tensor, mean, deviation, scale, offset) -> tuple[Tensor, ...]:
+    """The gradient of what left the ReLU becomes, in its place, that of what entered the norm; and those of the
+    norm's weight and bias."""
+    bits, shift = _bits(rows)
+    sums = _gradient_sums(bits, _bits(into)[0], shift, scale, offset, mean).sum(axis=0)
+    of_bias, of_weight = sums[0], sums[1] / deviation
+    slope = of_weight / len(rows) / deviation
+    constant = of_bias / len(rows) - slope * mean
+    _norm_relu_backward(bits, _bits(into)[0], shift, scale, offset, *_single(constant, slope), _bits(into)[0])
+    return into, *_parameters(of_weight, of_bias)
 
 
 def _normed(rows: Tensor, scale: np.ndarray, offset: np.ndarray) -> Tensor:
@@ -83,38 +97,81 @@ def _normed(rows: Tensor, scale: np.ndarray, offset: np.ndarray) -> Tensor:
     return out
 
 
-class _NormMaximum(torch.autograd.Function):
+class _NormReLULinearNormMaximum(torch.autograd.Function):
+    """With x a row after the ReLU and y = W x: neither is kept, and the gradient of y never stands in memory.
+
+    Batch norm's gradient of y is a sparse part e, where a row was the largest, less a + b y in each channel. So
+    that of x is W'e - W'a - (W' diag(b) W) x, and that of W is sum e x' - a sum x' - diag(b) W sum x x': the products
+    with W become products with C x C matrices, half as large where a layer doubles the channels.
+    """
+
     @staticmethod
-    def forward(ctx, rows: Tensor, members: int, weight: Tensor, bias: Tensor, norm: BatchNorm1d) -> Tensor:
+    def forward(ctx, rows, weight, bias, product, last_weight, last_bias, norm, last_norm, members) -> Tensor:
         use_torch_threads()
         bits, shift = _bits(rows)
-        groups, channels = len(rows) // members, rows.shape[1]
+        ctx.mean, ctx.deviation = _moments(_sums(bits, shift, _first(rows)), _first(rows), len(rows), norm)
+        scale, offset = _affine(ctx.mean, ctx.deviation, weight, bias)
+        groups, channels = len(rows) // members, len(product)
         largest, index = np.empty((groups, channels), np.float32), np.empty((groups, channels), np.uint8)
         # the largest after a norm of negative weight was the smallest before
-        sign = np.where(weight.detach().numpy() < 0, np.float32(-1), np.float32(1))
-        sums = _sums_and_largest(bits.reshape(groups, members, channels), shift, _first(rows), sign, largest, index)
-        mean, deviation = _moments(sums, rows, norm)
-        scale, offset = _affine(mean, deviation, weight, bias)
-        ctx.save_for_backward(rows, weight)
-        ctx.mean, ctx.deviation, ctx.largest, ctx.index = mean, deviation, largest, index
+        sign = np.where(last_weight.detach().numpy() < 0, np.float32(-1), np.float32(1))
+        matrix, sums, first = product.detach().to(rows.dtype).T, [], None
+        for part in _parts(groups, members, rows.shape[1] + channels):
+            block = linear(_normed(rows[part.start * members : part.stop * members], scale, offset), matrix.T)
+            first = _first(block) if first is None else first
+            shaped = _bits(block)[0].reshape(-1, members, channels)
+            sums.append(_sums_and_largest(shaped, shift, first, sign, largest[part], index[part]))
+        ctx.last_mean, ctx.last_deviation = _moments(np.concatenate(sums), first, len(rows), last_norm)
+        ctx.save_for_backward(rows, weight, bias, product, last_weight)
+        ctx.largest, ctx.index, ctx.members = largest, index, members
+        scale, offset = _affine(ctx.last_mean, ctx.last_deviation, last_weight, last_bias)
         return torch.from_numpy(largest * scale + offset).to(rows.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         use_torch_threads()
-        rows, weight = ctx.saved_tensors
-        bits, shift = _bits(rows)
+        rows, weight, bias, product, last_weight = ctx.saved_tensors
+        members, count, shift = ctx.members, len(rows), _bits(rows)[1]
         into = gradient.float().contiguous().numpy()
-        of_bias = into.sum(axis=0, dtype=np.float64)
-        of_weight = np.einsum("gc,gc->c", into, (ctx.largest - ctx.mean) / ctx.deviation, dtype=np.float64)
-        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        slope = of_weight / len(rows) / ctx.deviation
-        shape = (len(into), len(rows) // len(into), rows.shape[1])
-        _norm_maximum_backward(
-            bits.reshape(shape), into, ctx.index, shift, weight.detach().numpy() / ctx.deviation,
-            *_single(of_bias / len(rows) - slope * ctx.mean, slope), _bits(out)[0].reshape(shape),
+        of_last_bias = into.sum(axis=0, dtype=np.float64)
+        of_last_weight = np.einsum(
+            "gc,gc->c", into, (ctx.largest - ctx.last_mean) / ctx.last_deviation, dtype=np.float64
+        )
+        last_scale = last_weight.detach().numpy() / ctx.last_deviation
+        slope = of_last_weight / count / ctx.last_deviation
+        constant = last_scale * (of_last_bias / count - slope * ctx.last_mean)  # a
+        slope = last_scale * slope  # b
+        into = into * last_scale  # e
+
+        matrix, negative_slope = product.detach().float().contiguous(), torch.from_numpy(-slope).float()
+        through = ((matrix.T * negative_slope) @ matrix).to(rows.dtype)
+        shift_of_x = _single(-constant @ matrix.numpy())[0]
+        scale, offset = _affine(ctx.mean, ctx.deviation, weight, bias)
+        of_x = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        gram, of_product, sum_of_x = 0, 0, 0
+        for part in _parts(len(into), members, 2 * rows.shape[1]):
+            where = slice(part.start * members, part.stop * members)
+            x = _normed(rows[where], scale, offset)
+            torch.mm(x, through, out=of_x[where])
+            gram = gram + (x.T @ x).double()
+            shaped = (-1, members, rows.shape[1])
+            partial, sums = _add_sparse(
+                _bits(x)[0].reshape(shaped), _bits(of_x[where])[0].reshape(shaped), shift, into[part], ctx.index[part],
+                matrix.numpy(), shift_of_x, numba.get_num_threads(),
+            )  # fmt: skip
+            of_product, sum_of_x = of_product + partial.sum(axis=0), sum_of_x + sums.sum(axis=0)
+        of_dense = negative_slope[:, None] * (matrix @ gram.float())
+        of_product = of_product - np.outer(constant, sum_of_x) + of_dense.numpy()
+        of_rows, of_weight, of_bias = _through_norm_and_relu(of_x, rows, ctx.mean, ctx.deviation, scale, offset)
+        return (
+            of_rows, of_weight, of_bias, *_parameters(of_product, of_last_weight, of_last_bias), None, None, None,
         )  # fmt: skip
-        return out, None, *_parameters(of_weight, of_bias), None
+
+
+def _parts(groups: int, members: int, channels: int) -> list[slice]:
+    """Slices of groups whose rows of so many channels stay in the cache."""
+    step = max(BLOCK_VALUES // (members * channels), 1)
+    return [slice(start, min(start + step, groups)) for start in range(0, groups, step)]
 
 
 def _bits(tensor: Tensor) -> tuple[np.ndarray, np.int32]:
@@ -128,12 +185,11 @@ def _first(rows: Tensor) -> np.ndarray:
     return rows[0].detach().float().numpy()
 
 
-def _moments(sums: np.ndarray, rows: Tensor, norm: BatchNorm1d) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,), from sums (jobs, 2, C) of differences from the first row, and of their
-    squares; the norm's running statistics follow them."""
-    count = len(rows)
+def _moments(sums: np.ndarray, first: np.ndarray, count: int, norm: BatchNorm1d) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,) of so many rows, from sums (jobs, 2, C) of differences from the first row, and
+    of their squares; the norm's running statistics follow them."""
     difference, squares = sums.sum(axis=0, dtype=np.float64) / count
-    variance, mean = np.maximum(squares - difference * difference, 0), _first(rows) + difference
+    variance, mean = np.maximum(squares - difference * difference, 0), first + difference
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(torch.from_numpy(mean).float(), norm.momentum)
@@ -251,11 +307,30 @@ def _sums_and_largest(rows, shift, first, sign, largest, index):
 
 
 @numba.njit(parallel=True, cache=True)
-def _norm_maximum_backward(rows, gradient, index, shift, scale, constant, slope, out):
-    groups, members, channels = rows.shape
-    for group in numba.prange(groups):
-        for member in range(members):
+def _add_sparse(x, of_x, shift, into, index, matrix, constant, jobs):
+    """Add to the gradient of x what its group's maxima and the constant bring: `into` (G, D) is the gradient of the
+    largest of each group, `index` which member that was. Returns each job's sum of into x' (D, C), and its sum of x."""
+    groups, members, width = x.shape
+    channels = len(matrix)
+    of_matrix, sums = np.zeros((jobs, channels, width), np.float32), np.zeros((jobs, width), np.float64)
+    for job in numba.prange(jobs):
+        total, of_mine = np.empty(width, np.float32), np.empty((members, width), np.float32)
+        mine = np.empty((members, width), np.float32)
+        for group in range(groups * job // jobs, groups * (job + 1) // jobs):
+            total[:] = 0
+            for member in range(members):
+                for k in range(width):
+                    mine[member, k] = _widen(x[group, member, k], shift)
+                    of_mine[member, k] = _widen(of_x[group, member, k], shift) + constant[k]
+                    total[k] += mine[member, k]
+            for k in range(width):
+                sums[job, k] += total[k]
             for c in range(channels):
-                into = gradient[group, c] if index[group, c] == np.uint8(member) else np.float32(0)
-                value = _widen(rows[group, member, c], shift)
-                out[group, member, c] = _narrow(scale[c] * (into - constant[c] - slope[c] * value), shift)
+                member, value = index[group, c], into[group, c]
+                for k in range(width):
+                    of_mine[member, k] += value * matrix[c, k]
+                    of_matrix[job, c, k] += value * mine[member, k]
+            for member in range(members):
+                for k in range(width):
+                    of_x[group, member, k] = _narrow(of_mine[member, k], shift)
+    return of_matrix, sums

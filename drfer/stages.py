@@ -161,7 +161,7 @@ class Stage:
     trained: tuple[str, ...]
     """names of the model's parts whose weights it changes"""
     loss: Callable[[DrFER, LossSettings], StepLoss]
-    version: int = 2
+    version: int = 3
     """raised when its result could come out differently: stored results of another version are not reused"""
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drfer.pointops import ball_query, gather
-from drfer.rowops import norm_maximum, norm_relu_linear
+from drfer.rowops import norm_relu_linear, norm_relu_linear_norm_maximum
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SetAbstractionSizes:
     neighbours: int
     """points in a ball"""
     widths: tuple[int, ...]
-    """of the shared layers of its PointNet"""
+    """of the shared layers of its PointNet, two at least"""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ class SharedMLP(nn.Module):
         linears = list(self.linears)
         if not self.first_is_done:
             rows = linears.pop(0)(rows)
-        for norm, linear in zip(self.norms, linears):
+        for norm, linear in zip(self.norms, linears[:-1]):
             rows = norm_relu_linear(rows, norm, linear.weight)
-        return norm_maximum(rows, members, self.norms[-1]).relu()
+        *_, norm, last = self.norms
+        return norm_relu_linear_norm_maximum(rows, norm, linears[-1].weight, last, members).relu()
 
 
 class SetAbstraction(nn.Module):
