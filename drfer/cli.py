@@ -1,10 +1,12 @@
-"""The command line: `drfer reproduce` for the main job, `drfer doctor` when something is odd."""
+"""The command line: `drfer reproduce` for one fold, `drfer crossval` for the evaluation, `drfer doctor` for oddities."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 
@@ -33,6 +35,108 @@ def reproduce(
 
     device.keep_freed_memory()
     run(dataset, preset, fold, seed, out, root, up)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What an evaluation consists of."""
+
+    dataset: str = "anny3dfe"
+    """anny3dfe, bu3dfe, bosphorus or scans"""
+    root: Path | None = None
+    """the folder of bu3dfe, bosphorus or scans"""
+    up: str = "y"
+    """the axis that points up in your own scans: x, y, z, -x, -y or -z"""
+    preset: str = "classroom"
+    """paper, classroom or smoke"""
+    rows: tuple[str, ...] = ("main",)
+    """main (baseline and DrFER), table3 (its nine rows and a control), readings (where the paper is silent), or names"""
+    measures: tuple[str, ...] = ()
+    """all, or of pose, features, disentanglement, samples"""
+    folds: tuple[int, ...] = ()
+    """which; all if none is named"""
+    repeats: int = 1
+    """of the folds, each of other subjects together"""
+    redraw: bool = False
+    """draw the subjects anew in each repeat"""
+    seed: int = 0
+    """of weights, batches and augmentation in the first repeat; each later one takes the next"""
+    out: Path = Path("runs")
+    """folder for the store and the results; interrupted, the same command goes on from there"""
+
+    def open(self):
+        """Source, request, store and the folder of results. Raises DrferError for names that it does not know."""
+        from drfer import datasets, evaluation
+        from drfer.experiment import PRESETS
+        from drfer.scan import check_known
+        from drfer.store import Store
+
+        check_known("dataset", self.dataset, datasets.NAMES)
+        check_known("preset", self.preset, PRESETS)
+        preset = PRESETS[self.preset]
+        preset = replace(preset, protocol=replace(preset.protocol, redraw=self.redraw))
+        request = evaluation.Request.of_names(
+            preset, self.rows, self.measures, self.folds or tuple(range(preset.protocol.folds)), self.repeats, self.seed
+        )
+        name = f"{self.dataset}-{self.preset}{'-redrawn' if self.redraw else ''}"
+        return evaluation.Source(self.dataset, self.root, self.up), request, Store(self.out / "store"), self.out / name
+
+
+Selected = Annotated[Selection, tyro.conf.arg(name="")]
+
+
+def crossval(
+    selection: Selected, engine: Literal["local", "ray"] = "local", address: str | None = None,
+    workers: int | None = None, gpus: float = 0.0, threads: int = 1,
+) -> None:  # fmt: skip
+    """Run the protocol: rows of table III and measurements over folds and repeats. What the store has is not run again.
+
+    Args:
+        engine: local, in this process; or ray, on a cluster (pip install "drfer[cluster]").
+        address: of a running Ray cluster; without one, Ray starts on this machine.
+        workers: jobs at a time of a Ray on this machine; as many as cores if not given.
+        gpus: that a job on Ray takes, such as 0.25.
+        threads: that a job on Ray takes.
+    """
+    from drfer import device, evaluation, paper_figures
+    from drfer import engine as engines
+
+    device.keep_freed_memory()
+    source, request, store, folder = selection.open()
+    store.check_writable()
+    bench = evaluation.Bench(source, request.preset, store)
+    jobs = evaluation.plan(request, bench.faces)
+    if engine == "ray":
+        place = engines.Place(source, request.preset, store.root.absolute())
+        failed = engines.run_on_ray(jobs, place, address, workers, gpus, threads)
+    else:
+        failed = engines.run_here(jobs, bench)
+    evaluation.collect(request, source, bench.faces, store, folder)
+    print("Written:", *paper_figures.draw(selection.out, selection.out), sep="\n  ")
+    if failed:
+        raise DrferError(f"{len(failed)} of {len(jobs)} jobs failed or wait for one that did; `drfer status` says why")
+
+
+def status(selection: Selected) -> None:
+    """Say how far an evaluation is: give it the arguments of `drfer crossval`."""
+    from drfer import engine as engines
+    from drfer import evaluation
+
+    source, request, store, _ = selection.open()
+    bench = evaluation.Bench(source, request.preset, store)
+    print(engines.status(evaluation.plan(request, bench.faces), store))
+
+
+def figures(results: Path | None = None, out: Path | None = None) -> None:
+    """Draw the paper's figures 1 to 6 and tables I to III from stored results, in seconds.
+
+    Args:
+        results: the folder of evaluations; if not given, the checkout's figures folder, else ./figures.
+        out: the folder to draw into; if not given, the results folder.
+    """
+    from drfer.paper_figures import draw
+
+    print("Written:", *draw(results, out), sep="\n  ")
 
 
 def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None:
@@ -128,7 +232,15 @@ def main() -> None:
     """Entry point: a user's mistake is one sentence and exit code 2."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"reproduce": reproduce, "faces": faces, "check": check, "bench": bench, "doctor": doctor},
+            {
+                "reproduce": reproduce,
+                "crossval": crossval,
+                "status": status,
+                "faces": faces,
+                "check": check,
+                "bench": bench,
+                "doctor": doctor,
+            },
             prog="drfer",
             description="DrFER: disentangled representations for 3D facial expression recognition.",
         )

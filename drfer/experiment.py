@@ -7,7 +7,8 @@ import json
 import platform
 import resource
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,10 +20,11 @@ from drfer.jobs import progress
 from drfer.model.branch import ModelSizes
 from drfer.model.drfer import DrFER
 from drfer.model.pointnet2 import EncoderSizes, SetAbstractionSizes
+from drfer.poses import PosedFaces, poses_hash
 from drfer.preprocessing import FaceSet
-from drfer.protocol import Protocol, folds
+from drfer.protocol import Protocol, drawn_subjects, folds
 from drfer.scan import DrferError
-from drfer.stages import STAGES, FoldData, LossSettings, Stage, Trainer, Training, fresh_model, predict
+from drfer.stages import STAGES, Augmentation, FoldData, LossSettings, Stage, Trainer, Training, fresh_model, predict
 from drfer.store import Store
 
 CHECKPOINT_SECONDS = 20
@@ -40,6 +42,9 @@ class Preset:
     dataset_subjects: int = 100
     precision: str = "auto"
     """of matrix products: "auto" is bfloat16 where the processor computes in it, else float32"""
+
+    def training(self, stage: str) -> Training:
+        return self.trainings[TRAINED_AS.get(stage, stage)]
 
 
 def _trainings(epochs: dict[str, int]) -> dict[str, Training]:
@@ -106,6 +111,9 @@ PRESETS = {
 }  # fmt: skip
 
 
+TRAINED_AS = {"head": "i-expression", "ii-control": "ii-expression", "iii-control": "iii"}
+"""stages that take as many steps, at the same rates, as another"""
+
 PARENTS = {
     "i-expression": (),
     "i-identity": (),
@@ -113,11 +121,55 @@ PARENTS = {
     "ii-expression": ("i-expression",),
     "ii-identity": ("i-identity",),
     "iii": ("ii-expression", "ii-identity", "i-fusion"),
+    "head": ("iii",),
+    "ii-control": ("i-expression",),
+    "iii-control": ("ii-control",),
 }
-"""the stages whose weights a stage starts from; a run is this graph from top to bottom"""
+"""the stages whose weights a stage starts from; a run is the part of this graph that leads to its last stage"""
 
 EVALUATED = {"i-expression": "stage i", "ii-expression": "stage i + ii", "iii": "stage i + ii + iii"}
-"""the stages after which the expression branch is tested, and the rows of table III they make"""
+"""the stages after which the expression branch of a run is tested, and the rows of table III they make"""
+TESTED = (*EVALUATED, "head", "iii-control")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of table III, or one of ours: after which stage it is tested, and which fields of the run it changes."""
+
+    stage: str
+    losses: dict = field(default_factory=dict)
+    sizes: dict = field(default_factory=dict)
+    training: Callable[[Training], Training] = lambda training: training
+    """applied to every stage's"""
+
+
+ROWS = {
+    "w/o L_tri": Row("iii", losses={"triplet": False}),
+    "w/o L_cls": Row("head", losses={"classification": False}),
+    "w/ L_KL": Row("iii", losses={"divergence": "kl"}, sizes={"gaussian_feature": True}),
+    "w/ L_JS": Row("iii", losses={"divergence": "js"}, sizes={"gaussian_feature": True}),
+    "w/o fusion": Row("iii", losses={"fusion": False}),
+    "w/o skip": Row("iii", sizes={"skips": False}),
+    "stage i": Row("i-expression"),
+    "stage i + ii": Row("ii-expression"),
+    "stage i + ii + iii": Row("iii"),
+    "stage i, as long": Row("iii-control"),
+}
+"""table III of the paper in its order, and a control: stage i with the steps and rates of all stages, but their
+classification loss alone"""
+
+BASELINE, METHOD = "stage i", "stage i + ii + iii"
+
+SENSITIVITY = {
+    "chamfer mean": Row("iii", losses={"reduction": "mean"}),
+    "triplet on raw features": Row("iii", losses={"normalised": False}),
+    "triplet of the hardest": Row("iii", losses={"mining": "hard"}),
+    "half the epochs": Row("iii", training=lambda training: replace(training, epochs=-(-training.epochs // 2))),
+    "dropout up to 0.875": Row(
+        "iii", training=lambda training: replace(training, augmentation=Augmentation(largest_dropout=0.875))
+    ),
+}
+"""our readings that matter most, changed to what the paper may have meant instead"""
 
 
 @dataclass(frozen=True)
@@ -129,15 +181,37 @@ class Run:
     seed: int = 0
     repeat: int = 0
     losses: LossSettings = LossSettings()
+    turned: bool = False
+    """whether the training scans stand in all poses of the experiment on head pose"""
+    names: dict = field(default_factory=dict, init=False, compare=False, repr=False)
+    """of results, by stage and data, once they are known"""
 
     def __post_init__(self) -> None:
         count = self.preset.protocol.folds
         if not 0 <= self.fold < count:
             raise DrferError(f"there is no fold {self.fold}: preset {self.preset.name} has folds 0 to {count - 1}")
 
+    def change(self, row: Row) -> Run:
+        """This run as a row of a table has it."""
+        preset = self.preset
+        preset = replace(
+            preset,
+            sizes=replace(preset.sizes, **row.sizes),
+            trainings={name: row.training(training) for name, training in preset.trainings.items()},
+        )
+        return replace(self, preset=preset, losses=replace(self.losses, **row.losses))
+
+    def subjects(self, faces: FaceSet) -> list[str]:
+        """Those of this repeat: all there are, unless the protocol draws anew."""
+        return drawn_subjects(faces.subjects, self.preset.protocol, self.repeat)
+
     def test_subjects(self, faces: FaceSet) -> list[str]:
-        subjects = sorted({key.subject for key in faces.keys})
-        return folds(subjects, self.preset.protocol, self.repeat)[self.fold]
+        return folds(self.subjects(faces), self.preset.protocol, self.repeat)[self.fold]
+
+    def data(self, faces: FaceSet, turned: PosedFaces | None = None) -> FoldData:
+        """The fold's scans; `turned` where the training scans stand in all poses."""
+        own = faces.of(self.subjects(faces)) if self.preset.protocol.redraw else faces
+        return FoldData(own, self.test_subjects(faces), self.preset.sizes.points, turned)
 
     def precision(self) -> str:
         if self.preset.precision == "auto":
@@ -148,12 +222,12 @@ class Run:
         """The sizes and settings that a stage reads; those that it does not stand at their defaults, so that the
         ablations share the stages that they have in common."""
         sizes, settings = self.preset.sizes, self.losses
-        if stage not in ("i-fusion", "iii"):
+        if stage not in ("i-fusion", "iii", "head"):
             sizes, settings = replace(sizes, skips=True), replace(settings, fusion=True)
-        if stage not in ("ii-expression", "iii"):
+        if stage not in ("ii-expression", "iii", "head"):
             sizes = replace(sizes, gaussian_feature=False)
             settings = LossSettings(reduction=settings.reduction, fusion=settings.fusion)
-        if stage in ("i-expression", "i-identity"):
+        if stage not in ("i-fusion", "ii-expression", "ii-identity", "iii"):
             settings = LossSettings()
         return sizes, settings
 
@@ -164,45 +238,61 @@ class Run:
             "stage": stage.name,
             "version": stage.version,
             "sizes": asdict(sizes),
-            "training": asdict(self.preset.trainings[stage.name]),
+            "training": asdict(self.preset.training(stage.name)),
             "losses": asdict(settings),
             "precision": self.precision(),
             "seed": self.seed,
             "data": faces.hash,
+            "turned": poses_hash(faces) if self.turned else None,
+            "subjects": self.subjects(faces) if self.preset.protocol.redraw else None,
             "test subjects": self.test_subjects(faces),
             "parents": [self.result_name(parent, faces) for parent in PARENTS[stage.name]],
         }
 
     def result_name(self, stage: str, faces: FaceSet) -> str:
         """The stage's name in the store."""
-        text = json.dumps(self.determined_by(STAGES[stage], faces), sort_keys=True)
-        return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        if (stage, faces.hash) not in self.names:
+            self.names[stage, faces.hash] = name_of(stage, self.determined_by(STAGES[stage], faces))
+        return self.names[stage, faces.hash]
+
+
+def name_of(what: str, determined_by: dict) -> str:
+    """A result's name in the store: what it is, and the hash of all that determined it."""
+    text = json.dumps(determined_by, sort_keys=True)
+    return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def run_stage(run: Run, name: str, faces: FaceSet, data: FoldData, store: Store) -> dict:
-    """Train a stage, or take it from the store; returns its record. Its parents must be in the store."""
-    stage, result_name = STAGES[name], run.result_name(name, faces)
-    stored = store.load(result_name)
-    if stored:
-        print(f"{stage.title}: in the store")
-        return stored[1]
-    sizes, settings = run.read_by(name)
-    model = assemble(run, PARENTS[name], faces, data, store, sizes)
-    training = run.preset.trainings[name]
-    trainer = Trainer(stage, model, data, training, settings, _stage_seed(run.seed, name), run.precision())
+    """Train a stage, or take it from the store; returns its record. Its parents are made first if they are missing."""
+    result_name = run.result_name(name, faces)
+    for parent in PARENTS[name]:
+        run_stage(run, parent, faces, data, store)
+    with store.lock(result_name):
+        return store.record(result_name) or _train_stage(run, STAGES[name], result_name, faces, data, store)
+
+
+def _train_stage(run: Run, stage: Stage, result_name: str, faces: FaceSet, data: FoldData, store: Store) -> dict:
+    sizes, settings = run.read_by(stage.name)
+    model = assemble(run, PARENTS[stage.name], faces, data, store, sizes)
+    for part in stage.fresh:
+        untrained = fresh_model(sizes, data, run.seed).get_submodule(part)
+        model.get_submodule(part).load_state_dict(untrained.state_dict())
+    training = run.preset.training(stage.name)
+    trainer = Trainer(stage, model, data, training, settings, _stage_seed(run.seed, stage.name), run.precision())
     checkpoint = store.load_checkpoint(result_name)
     if checkpoint:
         trainer.restore(*checkpoint)
-    _train(trainer, stage.title, lambda: store.save_checkpoint(result_name, *trainer.state()))
+    title = f"{stage.title} (fold {run.fold}, repeat {run.repeat})"
+    _train(trainer, title, lambda: store.save_checkpoint(result_name, *trainer.state()))
     record = {
-        "stage": name,
+        "stage": stage.name,
         "result": result_name,
         "determined by": run.determined_by(stage, faces),
         "curves": trainer.curves,
         "seconds": round(trainer.seconds, 1),
         "provenance": provenance(),
     }
-    if name in EVALUATED:
+    if stage.name in TESTED:
         truth = data.labels[data.test].cpu().numpy()
         predicted = predict(trainer.model, data.clouds[data.test])[1].argmax(axis=1)
         record["test"] = {"truth": truth.tolist(), "predicted": predicted.tolist()}
@@ -231,7 +321,7 @@ def assemble(
     model = fresh_model(sizes or run.read_by(stages[-1])[0], data, run.seed)
     for name in stages:
         stored = store.load(run.result_name(name, faces))
-        if stored is None:
+        if stored is None:  # damaged, and removed by the store
             run_stage(run, name, faces, data, store)
             stored = store.load(run.result_name(name, faces))
         model.load_state_dict(stored[0], strict=False)
@@ -245,13 +335,13 @@ def _weights_of(model: DrFER, parts: tuple[str, ...]) -> dict[str, torch.Tensor]
 
 
 def _stage_seed(seed: int, stage: str) -> int:
-    return seed * len(STAGES) + list(STAGES).index(stage)
+    return seed * 100 + list(STAGES).index(stage)
 
 
 def run_fold(run: Run, faces: FaceSet, store: Store) -> dict[str, dict]:
     """All three stages of one fold; the records by stage name."""
-    data = FoldData(faces, run.test_subjects(faces), run.preset.sizes.points)
-    return {name: run_stage(run, name, faces, data, store) for name in STAGES}
+    data = run.data(faces)
+    return {name: run_stage(run, name, faces, data, store) for name in PRESETS["paper"].trainings}
 
 
 def accuracy(record: dict) -> float:

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 from tqdm.auto import tqdm
 
@@ -75,6 +76,18 @@ def written_whole(target: Path) -> Iterator[Path]:
             raise DrferError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """A cache of arrays; None if it is not there, or cannot be read, when it is removed: it can be made again."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        return None
+    except Exception:  # truncated, overwritten, not a zip: whatever it is
+        path.unlink()
+        return None
 
 
 def _remove_leftovers(target: Path) -> None:

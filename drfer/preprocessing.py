@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 
 import igl
 import numpy as np
 
 from drfer import template as common_mesh
-from drfer.jobs import cache_folder, map_on_all_cores, written_whole
+from drfer.jobs import cache_folder, map_on_all_cores, read_arrays, written_whole
 from drfer.pointops import farthest_point_order
 from drfer.registration import RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
@@ -54,6 +55,18 @@ class FaceSet:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def subjects(self) -> list[str]:
+        return sorted({key.subject for key in self.keys})
+
+    def of(self, subjects: list[str]) -> FaceSet:
+        """The scans of some subjects only."""
+        kept = [number for number, key in enumerate(self.keys) if key.subject in subjects]
+        return replace(
+            self, keys=[self.keys[number] for number in kept], clouds=self.clouds[kept], vertices=self.vertices[kept],
+            missing=self.missing[kept], residuals=self.residuals[kept], poses=self.poses[kept],
+        )  # fmt: skip
 
 
 def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +141,7 @@ def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) ->
     determined_by = [dataset.hash, common_mesh.load().hash, VERSION, asdict(settings), [str(key) for key in keys]]
     digest = hashlib.sha256(json.dumps(determined_by).encode()).hexdigest()
     path = cache_folder() / f"faceset-{dataset.name}-{digest[:16]}.npz"
-    arrays = _read_cached(path)
+    arrays = read_arrays(path)
     if arrays is None:
         # subject by subject, so that each worker opens a subject's file once
         chunks = [[key for key in keys if key.subject == subject] for subject in sorted({key.subject for key in keys})]
@@ -141,17 +154,6 @@ def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) ->
         keys=list(keys), clouds=arrays["cloud"], vertices=arrays["vertices"], missing=arrays["missing"],
         residuals=arrays["residual"], poses=arrays["pose"], hash=digest, settings=settings,
     )  # fmt: skip
-
-
-def _read_cached(path) -> dict[str, np.ndarray] | None:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        return None
-    except Exception:  # truncated, overwritten, not a zip: whatever it is, it can be made again
-        path.unlink()
-        return None
 
 
 def _prepare_worker(*state) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student
 
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, ScanKey
 
@@ -21,16 +22,19 @@ class Protocol:
     levels: tuple[int, ...] = LEVELS
     draw_seed: int = 0
     """draws the subjects, once for the whole experiment"""
+    redraw: bool = False
+    """whether each repeat draws its subjects anew, the other mode found in the field"""
 
 
-def drawn_subjects(available: list[str], protocol: Protocol) -> list[str]:
-    """The protocol's subjects. Raises DrferError if there are too few for it."""
+def drawn_subjects(available: list[str], protocol: Protocol, repeat: int = 0) -> list[str]:
+    """The protocol's subjects in a repeat. Raises DrferError if there are too few for it."""
     if len(available) < protocol.subjects or protocol.subjects < protocol.folds:
         raise DrferError(
             f"{protocol.folds} folds of {protocol.subjects} subjects need at least that many; "
             f"the dataset has {len(available)}"
         )
-    drawn = np.random.default_rng(protocol.draw_seed).choice(len(available), protocol.subjects, replace=False)
+    seed = [protocol.draw_seed, repeat] if protocol.redraw else protocol.draw_seed
+    drawn = np.random.default_rng(seed).choice(len(available), protocol.subjects, replace=False)
     return [available[number] for number in sorted(drawn)]
 
 
@@ -57,3 +61,70 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     counts = np.zeros((len(EXPRESSIONS),) * 2, dtype=np.int64)
     np.add.at(counts, (truth, predicted), 1)
     return counts
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracy in percent over folds and repeats. deviation: standard deviation of the repeats' means, None of one
+    repeat. low, high: 95 % interval of the mean, None of one fold. recall: (6,) percent. confusion: (6, 6) counts."""
+
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    folds: int
+    repeats: int
+    recall: np.ndarray
+    confusion: np.ndarray
+
+
+def summarise(entries: list[dict], protocol: Protocol) -> Summary:
+    """Entries with repeat, fold, truth and predicted -> their summary."""
+    by_fold = accuracy_by_fold(entries)
+    repeats = sorted({repeat for repeat, _ in by_fold})
+    of_repeats = [np.mean([value for (r, _), value in by_fold.items() if r == repeat]) for repeat in repeats]
+    values = np.array(list(by_fold.values()))
+    counts = sum(confusion_matrix(np.array(entry["truth"]), np.array(entry["predicted"])) for entry in entries)
+    return Summary(
+        mean=float(values.mean()),
+        deviation=float(np.std(of_repeats, ddof=1)) if len(repeats) > 1 else None,
+        **dict(zip(("low", "high"), corrected_interval(values, protocol))),
+        folds=len(values),
+        repeats=len(repeats),
+        recall=100 * counts.diagonal() / np.maximum(counts.sum(axis=1), 1),
+        confusion=counts,
+    )
+
+
+def paired_difference(entries: list[dict], baseline: list[dict], protocol: Protocol) -> tuple[float, float, float, int]:
+    """Mean difference in accuracy on the folds that both have, in points, its 95 % interval, and the number of folds.
+
+    Raises DrferError if they share none.
+    """
+    ours, theirs = accuracy_by_fold(entries), accuracy_by_fold(baseline)
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        raise DrferError("no fold was run for both: run the same folds for both rows")
+    differences = np.array([ours[fold] - theirs[fold] for fold in common])
+    return float(differences.mean()), *corrected_interval(differences, protocol), len(common)
+
+
+def accuracy_by_fold(entries: list[dict]) -> dict[tuple[int, int], float]:
+    """Percent right by (repeat, fold)."""
+    return {
+        (entry["repeat"], entry["fold"]): 100 * float(np.mean(np.equal(entry["truth"], entry["predicted"])))
+        for entry in entries
+    }
+
+
+def corrected_interval(values: np.ndarray, protocol: Protocol) -> tuple[float | None, float | None]:
+    """95 % interval of a mean over folds and repeats; (None, None) for a single value.
+
+    Training sets overlap, so that the variance of the mean is not s^2 / J but s^2 (1 / J + test share / training
+    share) (Nadeau and Bengio 2003, "Inference for the generalization error", section 3).
+    """
+    if len(values) < 2:
+        return None, None
+    spread = values.std(ddof=1) * np.sqrt(1 / len(values) + 1 / (protocol.folds - 1))
+    reach = student.ppf(0.975, len(values) - 1) * spread
+    return float(values.mean() - reach), float(values.mean() + reach)

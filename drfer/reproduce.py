@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +11,14 @@ import torch
 
 from drfer import datasets, figures
 from drfer.analysis import features as analysis
-from drfer.experiment import EVALUATED, PRESETS, Preset, Run, accuracy, assemble, provenance, run_fold
+from drfer.evaluation import prepare_faces
+from drfer.experiment import EVALUATED, PRESETS, Run, accuracy, assemble, provenance, run_fold
 from drfer.jobs import written_whole
-from drfer.preprocessing import FaceSet, preprocess
-from drfer.protocol import confusion_matrix, drawn_subjects, protocol_keys
-from drfer.scan import EXPRESSIONS, DrferError
-from drfer.stages import FoldData, predict
+from drfer.preprocessing import FaceSet
+from drfer.protocol import confusion_matrix
+from drfer.scan import EXPRESSIONS, check_known
+from drfer.stages import predict
 from drfer.store import Store
-
-
-def prepare_faces(source, preset: Preset) -> FaceSet:
-    """The protocol's scans of a dataset, preprocessed; made or read from the cache."""
-    protocol = replace(preset.protocol, levels=source.levels)
-    return preprocess(source, protocol_keys(drawn_subjects(source.subjects, protocol), protocol))
 
 
 def reproduce(
@@ -35,13 +29,13 @@ def reproduce(
     Interrupted at any moment, the same call goes on where it was. Raises DrferError for names it does not know
     and for a folder it cannot write.
     """
-    _check_known("dataset", dataset, datasets.NAMES)
-    _check_known("preset", preset_name, PRESETS)
+    check_known("dataset", dataset, datasets.NAMES)
+    check_known("preset", preset_name, PRESETS)
     run = Run(PRESETS[preset_name], fold, seed)
     folder = out / f"{dataset}-{preset_name}-fold{fold}-seed{seed}"
-    _check_writable(folder)
-    faces = prepare_faces(datasets.open_dataset(dataset, root, run.preset.dataset_subjects, up), run.preset)
     store = Store(out / "store")
+    store.check_writable()
+    faces = prepare_faces(datasets.open_dataset(dataset, root, run.preset.dataset_subjects, up), run.preset)
     records = run_fold(run, faces, store)
 
     with written_whole(folder / "arrays.npz") as target:
@@ -52,17 +46,6 @@ def reproduce(
     print("\n" + (folder / "table.md").read_text())
     print("Written:", *written, sep="\n  ")
     return folder
-
-
-def _check_known(what: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise DrferError(f"there is no {what} {name!r}; choose from {', '.join(known)}")
-
-
-def _check_writable(folder: Path) -> None:
-    with written_whole(folder / ".writable") as target:
-        target.touch()
-    (folder / ".writable").unlink()
 
 
 def _result(dataset: str, run: Run, faces: FaceSet, records: dict[str, dict]) -> dict:
@@ -97,7 +80,7 @@ def _result(dataset: str, run: Run, faces: FaceSet, records: dict[str, dict]) ->
 @torch.no_grad()
 def _pictures(run: Run, faces: FaceSet, store: Store) -> dict[str, np.ndarray]:
     """Features of the test scans before and after disentanglement, on a plane, and sample faces in mm."""
-    data = FoldData(faces, run.test_subjects(faces), run.preset.sizes.points)
+    data = run.data(faces)
     clouds, labels = data.clouds[data.test], data.labels[data.test].cpu().numpy()
     arrays = {"labels": labels}
     for name, stage in (("before", "i-expression"), ("after", "iii")):

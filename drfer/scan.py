@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,12 @@ NEUTRAL = "neutral"
 
 class DrferError(Exception):
     """A mistake the user can mend. The command line prints its one sentence and exits with code 2."""
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise a DrferError for a name that is none of the known ones."""
+    if name not in known:
+        raise DrferError(f"there is no {what} {name!r}; choose from {', '.join(known)}")
 
 
 class ScanFormatError(DrferError):

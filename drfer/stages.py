@@ -18,6 +18,7 @@ from torch import Tensor
 from drfer import losses
 from drfer.device import autocast, device
 from drfer.model.drfer import DrFER
+from drfer.poses import PosedFaces
 from drfer.preprocessing import FaceSet, mean_face
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError
 
@@ -80,10 +81,11 @@ class Batch:
 class FoldData:
     """A fold's training scans with their targets, and its test scans, on the training device.
 
-    Mean faces are over the training subjects only. Clouds: (n, P, 3) in frame units, farthest-point order.
+    Mean faces are over the training subjects only. Clouds: (n, P, 3) in frame units, farthest-point order. Where
+    `turned` gives the scans in many poses, each training input is drawn from them; all targets stay frontal and whole.
     """
 
-    def __init__(self, faces: FaceSet, test_subjects: list[str], points: int) -> None:
+    def __init__(self, faces: FaceSet, test_subjects: list[str], points: int, turned: PosedFaces | None = None) -> None:
         keys = faces.keys
         is_test = np.array([key.subject in test_subjects for key in keys])
         is_neutral = np.array([key.expression == NEUTRAL for key in keys])
@@ -105,6 +107,11 @@ class FoldData:
             raise DrferError("every training subject needs exactly one neutral scan, as the identity branch's target")
         self.clouds, self.labels = on_device(clouds), on_device(label)
         self.subject_numbers = on_device(number)
+        self.turned = None
+        if turned is not None:
+            place = {key: number for number, key in enumerate(turned.keys)}
+            self.place_in_turned = torch.tensor([place.get(key, -1) for key in keys])
+            self.turned = torch.from_numpy(turned.clouds)[:, :, :points]
         self.own_neutral = on_device(clouds[neutrals[np.argsort(number[neutrals])]])
         of_class = [mean_face(faces, self.train[label[self.train] == c], points) for c in range(len(EXPRESSIONS))]
         self.mean_expression = on_device(np.stack(of_class))
@@ -123,8 +130,9 @@ class FoldData:
         scale = (torch.rand(len(members), 1, 1, generator=generator) * (high - low) + low).to(whole.device)
         expression = self.labels[members]
         whole = whole * scale
+        seen = whole if self.turned is None else self._in_any_pose(members, generator) * scale
         return Batch(
-            cloud=drop_points(whole, augmentation.largest_dropout, generator),
+            cloud=drop_points(seen, augmentation.largest_dropout, generator),
             whole=whole,
             expression=expression,
             subject=subject,
@@ -132,6 +140,10 @@ class FoldData:
             own_neutral=self.own_neutral[subject] * scale,
             mean_neutral=self.mean_neutral * scale,
         )
+
+    def _in_any_pose(self, members: Tensor, generator: torch.Generator) -> Tensor:
+        pose = torch.randint(self.turned.shape[1], (len(members),), generator=generator)
+        return self.turned[self.place_in_turned[members.cpu()], pose].to(members.device)
 
 
 def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator) -> Tensor:
@@ -161,6 +173,8 @@ class Stage:
     trained: tuple[str, ...]
     """names of the model's parts whose weights it changes"""
     loss: Callable[[DrFER, LossSettings], StepLoss]
+    fresh: tuple[str, ...] = ()
+    """those of the parts that do not start from an earlier stage's weights"""
     version: int = 3
     """raised when its result could come out differently: stored results of another version are not reused"""
 
@@ -256,12 +270,25 @@ def _stage_iii(model: DrFER, settings: LossSettings) -> StepLoss:
     return loss
 
 
+def _head(model: DrFER, settings: LossSettings) -> StepLoss:
+    """Equation (1) for the classifier alone: how much a feature that was trained without it tells of the expression."""
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            feature = model.expression.encode(batch.cloud)
+        return {
+            "classification": losses.classification_loss(model.expression.classifier(feature).float(), batch.expression)
+        }
+
+    return loss
+
+
+_CLASSIFICATION = ("expression.encoder", "expression.classifier")
+
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(
-            "i-expression", "stage i, expression", ("expression.encoder", "expression.classifier"), _stage_i_expression
-        ),
+        Stage("i-expression", "stage i, expression", _CLASSIFICATION, _stage_i_expression),
         Stage("i-identity", "stage i, identity", ("identity.encoder", "identity.classifier"), _stage_i_identity),
         Stage("i-fusion", "stage i, fusion", ("fusion",), _stage_i_fusion),
         Stage("ii-expression", "stage ii, expression", ("expression",), _stage_ii_expression),
@@ -269,6 +296,9 @@ STAGES = {
         Stage(
             "iii", "stage iii, end to end", ("expression", "identity.encoder", "identity.decoder", "fusion"), _stage_iii
         ),
+        Stage("head", "fresh classifier", ("expression.classifier",), _head, fresh=("expression.classifier",)),
+        Stage("ii-control", "control, stage ii", _CLASSIFICATION, _stage_i_expression),
+        Stage("iii-control", "control, stage iii", _CLASSIFICATION, _stage_i_expression),
     )
 }
 

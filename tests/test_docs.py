@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from drfer import template
+from drfer import poses, template
 from drfer.experiment import PRESETS
 from drfer.preprocessing import Settings
 from drfer.stages import LossSettings
 
 ROOT = Path(__file__).parents[1]
 PAPER = PRESETS["paper"]
-ROOTS = {"template": template, "preprocessing": Settings(), "losses": LossSettings()}
+ROOTS = {"template": template, "poses": poses, "preprocessing": Settings(), "losses": LossSettings()}
 ROWS = re.findall(r"^\| `([\w.-]+)` \| (.+?) \| (paper|ours) \|", (ROOT / "docs" / "readings.md").read_text(), re.M)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drfer.scan import DrferError
+from drfer.scan import DrferError, check_known
 
 NAMES = ("anny3dfe", "bu3dfe", "bosphorus", "scans")
 
@@ -19,8 +19,7 @@ def open_dataset(name: str, root: Path | None = None, subjects: int = 100, up: s
     from drfer.datasets.bu3dfe import BU3DFE
     from drfer.datasets.scans import Scans
 
-    if name not in NAMES:
-        raise DrferError(f"there is no dataset {name!r}; choose from {', '.join(NAMES)}")
+    check_known("dataset", name, NAMES)
     if name == "anny3dfe":
         return Anny3DFE(subjects)
     if root is None:

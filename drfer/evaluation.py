@@ -1,0 +1,359 @@
+"""The whole evaluation as a graph of jobs: rows of tables and measurements, over folds and repeats.
+
+A job is a stage to train or a measurement of a run's finished stages; its result stands in the store under the hash
+of all that determined it. So the plan of an evaluation is a list of names, what is in the store is done, and the
+same plan run again after anything finishes what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from drfer import datasets
+from drfer.analysis import disentanglement
+from drfer.analysis import features as planes
+from drfer.experiment import (
+    BASELINE,
+    METHOD,
+    PARENTS,
+    ROWS,
+    SENSITIVITY,
+    Preset,
+    Run,
+    assemble,
+    name_of,
+    provenance,
+    run_stage,
+)  # fmt: skip
+from drfer.jobs import written_whole
+from drfer.poses import POSES, PosedFaces, pose_faces, poses_hash, turned_back
+from drfer.preprocessing import FaceSet, preprocess
+from drfer.protocol import drawn_subjects, protocol_keys
+from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, ScanKey, check_known
+from drfer.stages import FoldData, predict
+from drfer.store import Store
+
+MEASURED_STAGES = {BASELINE: ROWS[BASELINE].stage, METHOD: ROWS[METHOD].stage}
+"""the two models that are compared beyond their accuracy"""
+
+
+ALL_ROWS = ROWS | SENSITIVITY
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset by name, so that another process can open it."""
+
+    name: str = "anny3dfe"
+    root: Path | None = None
+    up: str = "y"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an evaluation is to run. rows: of table III and our own. folds, repeats: which of them. seed: of the first
+    repeat; each later one takes the next."""
+
+    preset: Preset
+    rows: tuple[str, ...] = (BASELINE, METHOD)
+    measures: tuple[str, ...] = ()
+    folds: tuple[int, ...] = tuple(range(10))
+    repeats: int = 1
+    seed: int = 0
+
+    @classmethod
+    def of_names(cls, preset, rows, measures, folds, repeats, seed) -> Request:
+        """A request by names of rows and measures, or of groups of them. Raises DrferError for unknown ones."""
+        groups = {"main": (BASELINE, METHOD), "table3": tuple(ROWS), "readings": tuple(SENSITIVITY)}
+        rows = tuple(dict.fromkeys(row for name in rows for row in groups.get(name, (name,))))
+        measures = tuple(MEASURES) if "all" in measures else tuple(dict.fromkeys(measures))
+        for row in rows:
+            check_known("row", row, (*groups, *ALL_ROWS))
+        for measure in measures:
+            check_known("measure", measure, ("all", *MEASURES))
+        if repeats < 1:
+            raise DrferError(f"{repeats} repeats are none; give 1 or more")
+        request = cls(preset, rows, measures, tuple(folds), repeats, seed)
+        request.runs()  # refuses folds that there are not
+        return request
+
+    def runs(self) -> list[Run]:
+        """DrFER itself on every fold of every repeat."""
+        return [
+            Run(self.preset, fold, self.seed + repeat, repeat) for repeat in range(self.repeats) for fold in self.folds
+        ]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage or a measurement of a run. name: of its result. parents: names of the results that it starts from."""
+
+    what: str
+    run: Run
+    name: str
+    parents: tuple[str, ...]
+
+
+class Bench:
+    """What jobs are done with, opened once in a process: dataset, preprocessed scans, store."""
+
+    def __init__(self, source: Source, preset: Preset, store: Store) -> None:
+        self.dataset = datasets.open_dataset(source.name, source.root, preset.dataset_subjects, source.up)
+        self.faces, self.store = prepare_faces(self.dataset, preset), store
+        self._data: tuple[Run, FoldData] | None = None
+
+    @cached_property
+    def turned(self) -> PosedFaces:
+        return pose_faces(self.dataset, self.faces)
+
+    def data(self, run: Run) -> FoldData:
+        """The scans of a run's fold; the last ones asked for are kept."""
+        wanted = (run.fold, run.repeat, run.turned, run.preset.sizes.points)
+        if self._data is None or self._data[0] != wanted:
+            self._data = wanted, run.data(self.faces, self.turned if run.turned else None)
+        return self._data[1]
+
+    def do(self, job: Job) -> None:
+        """Make a job's result, unless it is there; its parents' must be."""
+        if job.what in PARENTS:
+            run_stage(job.run, job.what, self.faces, self.data(job.run), self.store)
+            return
+        with self.store.lock(job.name):
+            if self.store.record(job.name) is None:
+                started = time.perf_counter()
+                arrays, measured = MEASURES[job.what].function(self, job.run)
+                tensors = {key: torch.from_numpy(np.ascontiguousarray(array)) for key, array in arrays.items()}
+                seconds = round(time.perf_counter() - started, 1)
+                self.store.save(
+                    job.name, tensors, {"measured": measured, "seconds": seconds, "provenance": provenance()}
+                )
+
+
+def prepare_faces(dataset, preset: Preset) -> FaceSet:
+    """The protocol's scans of a dataset, preprocessed; made or read from the cache."""
+    protocol = replace(preset.protocol, levels=dataset.levels)
+    subjects = dataset.subjects if protocol.redraw else drawn_subjects(dataset.subjects, protocol)
+    return preprocess(dataset, protocol_keys(subjects, protocol))
+
+
+# ---------------------------------------------------------------------------------------------- measurements
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measurement of finished stages: `function` gives arrays and a JSON-able record."""
+
+    function: Callable[[Bench, Run], tuple[dict[str, np.ndarray], dict]]
+    stages: tuple[str, ...]
+    version: int = 1
+
+
+@torch.no_grad()
+def _head_pose(bench: Bench, run: Run) -> tuple[dict, dict]:
+    """Test scans in all poses, as they stand and turned back: what each model says of them."""
+    data, turned = bench.data(run), bench.turned
+    test = [bench.faces.keys[number] for number in data.test]
+    place = {key: number for number, key in enumerate(turned.keys)}
+    members = [place[key] for key in test]
+    clouds = turned.clouds[members][:, :, : run.preset.sizes.points]
+    predicted = {}
+    for row, stage in MEASURED_STAGES.items():
+        model = assemble(run, (stage,), bench.faces, data, bench.store)
+        raw = [_predicted(model, clouds[:, number]) for number in range(len(POSES))]
+        back = [_predicted(model, turned_back(clouds[:, number], pose)) for number, pose in enumerate(POSES)]
+        predicted[row] = {"trained": raw} if run.turned else {"raw": raw, "registered": back}
+    truth = [EXPRESSIONS.index(key.expression) for key in test]
+    return {}, {"truth": truth, "predicted": predicted, "left": np.median(turned.left[members], axis=0).tolist()}
+
+
+def _predicted(model, clouds: np.ndarray) -> list[int]:
+    return predict(model, torch.from_numpy(clouds).to(next(model.parameters()).device))[1].argmax(axis=1).tolist()
+
+
+def _features(bench: Bench, run: Run) -> tuple[dict, dict]:
+    """Test features of both models on a plane, with silhouette and purity in feature space."""
+    data, measured = bench.data(run), {}
+    labels = data.labels[data.test].cpu().numpy()
+    for row, stage in MEASURED_STAGES.items():
+        features, _ = predict(assemble(run, (stage,), bench.faces, data, bench.store), data.clouds[data.test])
+        measured[row] = {
+            "tsne": np.round(planes.tsne(features, run.seed).astype(float), 3).tolist(),
+            "silhouette": round(planes.silhouette(features, labels), 4),
+            "purity": round(planes.neighbour_purity(features, labels), 4),
+        }
+    return {}, {"labels": labels.tolist(), "rows": measured}
+
+
+def _disentanglement(bench: Bench, run: Run) -> tuple[dict, dict]:
+    data = bench.data(run)
+    models = [
+        assemble(run, stages, bench.faces, data, bench.store)
+        for stages in (("i-expression", "i-identity"), ("ii-expression", "ii-identity", "i-fusion"), ("iii",))
+    ]
+    return {}, disentanglement.measure(*models, data, bench.faces, bench.dataset, run.seed)
+
+
+def _samples(bench: Bench, run: Run) -> tuple[dict, dict]:
+    """What figures 1 and 4 show: latent features of the test subjects' faces by level, and two turned heads in mm."""
+    data, test_subjects = bench.data(run), run.test_subjects(bench.faces)
+    shown = [ScanKey(subject, "surprise", bench.dataset.levels[-1]) for subject in test_subjects[:2]]
+    place = {key: number for number, key in enumerate(bench.turned.keys)}
+    members = [place[key] for key in shown]
+    keys = [key for key in bench.dataset.keys() if key.subject in test_subjects]
+    faces = preprocess(bench.dataset, keys)
+    clouds = torch.from_numpy(faces.clouds[:, : run.preset.sizes.points]).to(data.clouds.device)
+    features, _ = predict(assemble(run, ("iii",), bench.faces, data, bench.store), clouds)
+    arrays = {
+        "posed clouds": bench.turned.clouds[members] * bench.faces.settings.frame_length,
+        "posed left": bench.turned.left[members],
+        "manifold features": features,
+        "manifold expression": np.array(
+            [-1 if key.expression == NEUTRAL else EXPRESSIONS.index(key.expression) for key in keys]
+        ),
+        "manifold level": np.array([key.level for key in keys]),
+        "manifold subject": np.array([test_subjects.index(key.subject) for key in keys]),
+    }
+    return arrays, {"shown": [str(key) for key in shown], "fold": run.fold, "repeat": run.repeat}
+
+
+MEASURES = {
+    "pose": Measure(_head_pose, ("i-expression", "iii")),
+    "features": Measure(_features, ("i-expression", "iii")),
+    "disentanglement": Measure(_disentanglement, ("i-identity", "iii")),
+    "samples": Measure(_samples, ("iii",)),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ plan
+
+
+def plan(request: Request, faces: FaceSet) -> dict[str, Job]:
+    """All jobs of an evaluation by the names of their results, parents before children, each once."""
+    jobs: dict[str, Job] = {}
+    for number, run in enumerate(request.runs()):
+        for row in request.rows:
+            _add_stage(jobs, run.change(ALL_ROWS[row]), ALL_ROWS[row].stage, faces)
+        for what in request.measures:
+            if what != "samples" or number == 0:
+                _add_measure(jobs, what, run, faces)
+            if what == "pose":
+                _add_measure(jobs, what, replace(run, turned=True), faces)
+    return jobs
+
+
+def _add_stage(jobs: dict[str, Job], run: Run, stage: str, faces: FaceSet) -> str:
+    name = run.result_name(stage, faces)
+    if name not in jobs:
+        parents = tuple(_add_stage(jobs, run, parent, faces) for parent in PARENTS[stage])
+        jobs[name] = Job(stage, run, name, parents)
+    return name
+
+
+def _add_measure(jobs: dict[str, Job], what: str, run: Run, faces: FaceSet) -> None:
+    parents = tuple(_add_stage(jobs, run, stage, faces) for stage in MEASURES[what].stages)
+    name = _measure_name(what, run, faces)
+    jobs[name] = Job(what, run, name, parents)
+
+
+def _measure_name(what: str, run: Run, faces: FaceSet) -> str:
+    measure = MEASURES[what]
+    determined_by = {
+        "measure": what,
+        "version": measure.version,
+        "seed": run.seed,
+        "turned": poses_hash(faces) if what in ("pose", "samples") else None,
+        "parents": [run.result_name(stage, faces) for stage in measure.stages],
+    }
+    return name_of(what, determined_by)
+
+
+# --------------------------------------------------------------------------------------------------- results
+
+
+def collect(request: Request, source: Source, faces: FaceSet, store: Store, folder: Path) -> dict:
+    """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
+    which order; samples.npz; and provenance.json, which says where and how long. Returns the first."""
+    rows: dict[str, list] = {row: [] for row in request.rows}
+    result = {
+        "dataset": source.name,
+        "data hash": faces.hash,
+        "preset": request.preset.name,
+        "precision": request.runs()[0].precision(),
+        "seed": request.seed,
+        "protocol": asdict(request.preset.protocol),
+        "expressions": EXPRESSIONS,
+        "rows": rows,
+        "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],
+        "points left": None,
+        "pose": [],
+        "features": [],
+        "disentanglement": [],
+        "folds": [],
+    }
+    jobs = plan(request, faces)
+    records = {name: record for name in jobs if (record := store.record(name))}
+    for run in request.runs():
+        place = {"repeat": run.repeat, "fold": run.fold}
+        result["folds"].append({**place, "test subjects": run.test_subjects(faces)})
+        for row in request.rows:
+            name = run.change(ALL_ROWS[row]).result_name(ALL_ROWS[row].stage, faces)
+            if name in records:
+                rows[row].append({**place, **records[name]["test"]})
+        for what in request.measures:
+            for posed in (run, replace(run, turned=True)) if what == "pose" else (run,):
+                record = records.get(_measure_name(what, posed, faces))
+                if record:
+                    _enter(result, what, place, record["measured"])
+    result["rows"] = {row: entries for row, entries in rows.items() if entries}
+    _write_json(folder / "evaluation.json", result)
+    _write_json(folder / "provenance.json", _origin(jobs, records))
+    samples = "samples" in request.measures and store.load(_measure_name("samples", request.runs()[0], faces))
+    if samples:
+        with written_whole(folder / "samples.npz") as target:
+            np.savez_compressed(target, **{name: tensor.numpy() for name, tensor in samples[0].items()})
+    return result
+
+
+def _origin(jobs: dict[str, Job], records: dict[str, dict]) -> dict:
+    """When, where and with what the jobs ran, and the median seconds of each kind."""
+    origins = [record["provenance"] for record in records.values()]
+    kinds = sorted({jobs[name].what for name in records})
+    return {
+        "jobs done": len(records),
+        "jobs planned": len(jobs),
+        "first": min((origin["date"] for origin in origins), default=None),
+        "last": max((origin["date"] for origin in origins), default=None),
+        **{what: sorted({origin[what] for origin in origins}) for what in ("drfer", "torch", "device", "machine")},
+        "median seconds": {
+            kind: statistics.median(record["seconds"] for name, record in records.items() if jobs[name].what == kind)
+            for kind in kinds
+        },
+    }
+
+
+def _enter(result: dict, what: str, place: dict, measured: dict) -> None:
+    if what == "pose":
+        result["points left"] = result["points left"] or measured["left"]
+        for row, settings in measured["predicted"].items():
+            for setting, predicted in settings.items():
+                entry = {"setting": setting, "row": row, **place, "truth": measured["truth"], "predicted": predicted}
+                result["pose"].append(entry)
+    elif what == "features":
+        for row, values in measured["rows"].items():
+            result["features"].append({"row": row, **place, "labels": measured["labels"], **values})
+    elif what == "disentanglement":
+        result["disentanglement"].append({**place, **measured})
+
+
+def _write_json(path: Path, content) -> None:
+    with written_whole(path) as target:
+        target.write_text(json.dumps(content, indent=None, separators=(",", ":")) + "\n")
