@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
-import igl
 import numpy as np
 
 from drfer import template as common_mesh
@@ -18,8 +17,9 @@ from drfer.jobs import cache_folder, map_on_all_cores, read_arrays, written_whol
 from drfer.pointops import farthest_point_order
 from drfer.registration import RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
+from drfer.surface import border_edges, edge_codes, nearest_on_surface
 
-VERSION = 4
+VERSION = 5
 """raised whenever the same scan could come out differently"""
 
 
@@ -71,54 +71,42 @@ class FaceSet:
 
 def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) -> tuple[np.ndarray, np.ndarray]:
     """Carry the template's vertices to the nearest place on the registered scan: points (39923, 3), mm, template
-    frame, and which of them are missing (39923,): nearest to the scan's border (a hole, the crop) or too far."""
+    frame, and which of them are missing (39923,): nearest to the scan's border (a hole, the crop), or too far away (then
+    they are left where the template has them)."""
     points = scan.points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
-    triangles = scan.triangles.astype(np.int64)
     template = common_mesh.load()
-    vertices = template.vertices[template.by_place].astype(np.float64)
-    squared, triangle, places = igl.point_mesh_squared_distance(vertices, points, triangles)
-    missing = (squared > settings.largest_distance**2) | _on_border(places, points, triangles, triangle)
+    vertices = template.vertices[template.by_place]
+    triangle, weights = nearest_on_surface(vertices, points, scan.triangles, settings.largest_distance)
+    places = np.einsum("nc,ncd->nd", weights, points[scan.triangles[triangle]])
+    missing = (triangle < 0) | _on_border(triangle, weights, scan.triangles)
+    places[triangle < 0] = vertices[triangle < 0]
     back = np.argsort(template.by_place)
     return places[back], missing[back]
 
 
-def _on_border(places: np.ndarray, points: np.ndarray, triangles: np.ndarray, triangle: np.ndarray) -> np.ndarray:
+def _on_border(triangle: np.ndarray, weights: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Whether each place, on its triangle, lies on an edge that belongs to one triangle only, or on its ends."""
-    edges = np.sort(np.stack([triangles[:, [1, 2]], triangles[:, [2, 0]], triangles[:, [0, 1]]], axis=1), axis=-1)
-    code = edges[..., 0] * len(points) + edges[..., 1]
-    _, inverse, count = np.unique(code, return_inverse=True, return_counts=True)
-    border_edge = count[inverse].reshape(code.shape) == 1  # (t, 3): the edge opposite each corner
-    border_point = np.zeros(len(points), dtype=bool)
-    border_point[edges[border_edge]] = True
-
-    candidates = np.flatnonzero(border_point[triangles[triangle]].any(axis=1))
-    corners = triangles[triangle[candidates]]
-    weights = _barycentric(places[candidates], points[corners])
-    on_edge = (weights < 1e-6) & border_edge[triangle[candidates]]
-    at_point = (weights > 1 - 1e-6) & border_point[corners]  # a triangle may touch the border with a corner only
-    border = np.zeros(len(places), dtype=bool)
-    border[candidates] = (on_edge | at_point).any(axis=1)
+    points = triangles.max() + 1
+    codes, alone = edge_codes(triangles, points), border_edges(triangles, points)
+    border_point = np.zeros(points, dtype=bool)
+    border_point[alone // points] = border_point[alone % points] = True
+    border = border_point[triangles].any(axis=1)[triangle]  # only these can be, and they are few
+    triangle, weights = triangle[border], weights[border]
+    on_edge = (weights == 0) & np.isin(codes[triangle], alone)
+    at_point = (weights == 1) & border_point[triangles[triangle]]  # a triangle may touch the border with a corner only
+    border[border] = (on_edge | at_point).any(axis=1)
     return border
-
-
-def _barycentric(places: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    to_place = places - corners[:, 0]
-    aa, ab, bb = (a * a).sum(1), (a * b).sum(1), (b * b).sum(1)
-    pa, pb = (to_place * a).sum(1), (to_place * b).sum(1)
-    area = np.maximum(aa * bb - ab * ab, 1e-12)
-    second, third = (bb * pa - ab * pb) / area, (aa * pb - ab * pa) / area
-    return np.stack([1 - second - third, second, third], axis=1)
 
 
 def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
     """All of it for one scan. Raises ScanFormatError if it cannot be registered or covers too little of the face."""
     registration = register(scan, settings.registration)
     limits = settings.registration
-    if registration.residual > limits.largest_residual or registration.strain > limits.largest_strain:
+    if registration.is_refused(limits):
         raise ScanFormatError(
             f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm, "
-            f"strain {registration.strain:.1f}; at most {limits.largest_residual} mm and {limits.largest_strain} "
+            f"strain {registration.strain:.1f}, {100 * registration.share:.0f} % of the template found; at most "
+            f"{limits.largest_residual} mm, {limits.largest_strain} and at least {100 * limits.smallest_share:.0f} % "
             "allowed); check its orientation and unit"
         )
     places, missing = resample(scan, registration.pose, settings)
