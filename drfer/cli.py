@@ -233,13 +233,8 @@ def main() -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(
             {
-                "reproduce": reproduce,
-                "crossval": crossval,
-                "status": status,
-                "faces": faces,
-                "check": check,
-                "bench": bench,
-                "doctor": doctor,
+                command.__name__: command
+                for command in (reproduce, crossval, status, figures, faces, check, bench, doctor)
             },
             prog="drfer",
             description="DrFER: disentangled representations for 3D facial expression recognition.",

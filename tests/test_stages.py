@@ -248,6 +248,9 @@ CHANGED = {
     "ii-expression": ["expression"],
     "ii-identity": ["identity.encoder", "identity.decoder"],
     "iii": ["expression", "identity.encoder", "identity.decoder", "fusion"],
+    "head": ["expression.classifier"],
+    "ii-control": ["expression.encoder", "expression.classifier"],
+    "iii-control": ["expression.encoder", "expression.classifier"],
 }
 EXPRESSION_TERMS = {"reconstruction exp", "triplet", "classification"}
 TERMS = {
@@ -257,6 +260,7 @@ TERMS = {
     "ii-expression": EXPRESSION_TERMS,
     "ii-identity": {"reconstruction id"},
     "iii": EXPRESSION_TERMS | {"reconstruction id", "cross-over", "fusion"},
+    **dict.fromkeys(("head", "ii-control", "iii-control"), {"classification"}),
 }
 
 

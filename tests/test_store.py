@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drfer.experiment import PARENTS, PRESETS, Run, run_fold
+from drfer.experiment import PARENTS, PRESETS, Run, assemble, run_fold
 from drfer.jobs import written_whole
 from drfer.scan import DrferError
-from drfer.stages import STAGES
 from drfer.store import Store
 
+STAGES = tuple(PRESETS["smoke"].trainings)
 CHILD = """
 import sys
 from pathlib import Path
 from drfer import experiment, store
 from drfer.datasets import open_dataset
-from drfer.reproduce import prepare_faces
+from drfer.evaluation import prepare_faces
 experiment.CHECKPOINT_SECONDS = 0
 original = store.Store.save_checkpoint
 def announce(self, name, tensors, rest):
@@ -54,7 +54,7 @@ def test_killed_in_every_stage_ends_with_the_same_weights(undisturbed, faces, tm
                 break
         child.wait()
         assert child.returncode == -signal.SIGKILL
-    assert killed_in == list(STAGES)
+    assert killed_in == list(STAGES) and len(STAGES) == 6
     run = Run(PRESETS["smoke"], fold=0)
     assert list(tmp_path.glob("iii-*.checkpoint")), "the last kill came after a checkpoint of stage iii"
     resumed = run_fold(run, faces, Store(tmp_path))
@@ -75,15 +75,27 @@ def test_what_is_there_is_not_done_again(undisturbed, faces):
     assert before == {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
 
 
-@pytest.mark.parametrize("damaged", ["weights.safetensors", "record.json"])
-def test_a_damaged_result_is_said_and_made_again(undisturbed, faces, damaged, capsys):
-    store, records = undisturbed
-    name = Run(PRESETS["smoke"], fold=0).result_name("iii", faces)
-    path = store.root / name / damaged
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(path):
     path.write_bytes(path.read_bytes()[:100])
-    again = run_fold(Run(PRESETS["smoke"], fold=0), faces, store)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, os.remove])
+@pytest.mark.parametrize("file", ["weights.safetensors", "record.json", "SHA256SUMS"])
+def test_a_damaged_result_is_said_and_made_again(undisturbed, faces, file, damage, capsys):
+    store, records = undisturbed
+    run = Run(PRESETS["smoke"], fold=0)
+    whole = store.load(run.result_name("iii", faces))[0]
+    damage(store.root / run.result_name("iii", faces) / file)
+    model = assemble(run, ("iii",), faces, run.data(faces), store)
     assert "is damaged" in capsys.readouterr().out
-    assert again["iii"]["test"] == records["iii"]["test"]
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in whole.items())
+    assert store.record(run.result_name("iii", faces))["test"] == records["iii"]["test"]
 
 
 def test_a_damaged_checkpoint_is_said_and_dropped(tmp_path, capsys):
@@ -112,7 +124,7 @@ def test_every_setting_that_matters_changes_the_name(faces):
 
 
 def test_parents_come_before_their_children():
-    order = list(STAGES)
+    order = list(PARENTS)
     for stage, parents in PARENTS.items():
         assert all(order.index(parent) < order.index(stage) for parent in parents)
 
