@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from damage import case, damaged, pose_error, registered_case
 
 from drfer import template as common_mesh
 from drfer.datasets.anny_head import HeadGenerator
@@ -10,7 +11,6 @@ from drfer.preprocessing import mean_face, preprocess, preprocess_scan, resample
 from drfer.registration import RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError
 from drfer.surface import border_edges, edge_codes, nearest_on_surface
-from tests.damage import case, damaged, pose_error, registered_case
 
 
 @pytest.fixture(scope="module")
