@@ -12,7 +12,7 @@ import tyro
 
 from drfer.scan import DrferError
 
-PACKAGES = ("torch", "torch-cluster", "numpy", "numba", "small-gicp", "libigl", "embreex", "anny", "jupyterlab")
+PACKAGES = ("torch", "torch-cluster", "numpy", "numba", "libigl", "embreex", "anny", "jupyterlab")
 
 
 def reproduce(

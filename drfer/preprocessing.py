@@ -42,13 +42,15 @@ class Settings:
 class FaceSet:
     """Preprocessed scans, in frame units. clouds: (n, 2048, 3), each in farthest-point order. vertices: (n, 4096, 3),
     the first template vertices on each scan, in correspondence. missing: (n, 4096), where a scan has no surface.
-    keys: which scan each is. hash: of scans, template and settings."""
+    keys: which scan each is. doubtful: (n,), whose registration someone should look
+    at. hash: of scans, template and settings."""
 
     keys: list[ScanKey]
     clouds: np.ndarray
     vertices: np.ndarray
     missing: np.ndarray
     residuals: np.ndarray
+    doubtful: np.ndarray
     poses: np.ndarray
     hash: str
     settings: Settings = field(default_factory=Settings)
@@ -65,7 +67,7 @@ class FaceSet:
         kept = [number for number, key in enumerate(self.keys) if key.subject in subjects]
         return replace(
             self, keys=[self.keys[number] for number in kept], clouds=self.clouds[kept], vertices=self.vertices[kept],
-            missing=self.missing[kept], residuals=self.residuals[kept], poses=self.poses[kept],
+            missing=self.missing[kept], residuals=self.residuals[kept], doubtful=self.doubtful[kept], poses=self.poses[kept],
         )  # fmt: skip
 
 
@@ -101,13 +103,10 @@ def _on_border(triangle: np.ndarray, weights: np.ndarray, triangles: np.ndarray)
 def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
     """All of it for one scan. Raises ScanFormatError if it cannot be registered or covers too little of the face."""
     registration = register(scan, settings.registration)
-    limits = settings.registration
-    if registration.is_refused(limits):
+    if registration.is_refused:
         raise ScanFormatError(
-            f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm, "
-            f"strain {registration.strain:.1f}, {100 * registration.share:.0f} % of the template found; at most "
-            f"{limits.largest_residual} mm, {limits.largest_strain} and at least {100 * limits.smallest_share:.0f} % "
-            "allowed); check its orientation and unit"
+            f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm over "
+            f"{registration.share:.0%} of it, strain {registration.strain:.1f}); check its orientation and unit"
         )
     places, missing = resample(scan, registration.pose, settings)
     seen = places[~missing]
@@ -120,6 +119,7 @@ def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str
         "missing": missing[: settings.template_points],
         "pose": registration.pose,
         "residual": np.float64(registration.residual),
+        "doubtful": np.bool_(registration.is_doubtful(settings.registration)),
     }
 
 
@@ -138,10 +138,17 @@ def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) ->
         arrays = {name: np.stack([results[key][name] for key in keys]) for name in next(iter(results.values()))}
         with written_whole(path) as target:
             np.savez(target, **arrays)
+    if arrays["doubtful"].any():
+        _warn(dataset, [key for key, doubtful in zip(keys, arrays["doubtful"]) if doubtful])
     return FaceSet(
         keys=list(keys), clouds=arrays["cloud"], vertices=arrays["vertices"], missing=arrays["missing"],
-        residuals=arrays["residual"], poses=arrays["pose"], hash=digest, settings=settings,
+        residuals=arrays["residual"], doubtful=arrays["doubtful"], poses=arrays["pose"], hash=digest, settings=settings,
     )  # fmt: skip
+
+
+def _warn(dataset, keys: list[ScanKey]) -> None:
+    shown = ", ".join(map(str, keys[:5])) + (" ..." if len(keys) > 5 else "")
+    print(f"{len(keys)} scans of {dataset.name} register less well than any good open face: {shown}. Look at them.")
 
 
 def _prepare_worker(*state) -> None:

@@ -53,7 +53,12 @@ class RegistrationSettings:
     largest_residual: float = 1.5
     largest_strain: float = 1.9
     smallest_share: float = 0.5
-    """a registration beyond any of these is refused"""
+    """a registration beyond any of these is doubtful: no good one of the open faces is"""
+
+
+REFUSED_STRAIN, REFUSED_RESIDUAL = 2.6, 3.0
+"""more strain, or a larger residual over share, is no face. Faces of people are not of the shapes that the template
+bends to: open faces warped by waves of 3 mm reach 2.1 and 2.6, a hand has 3.1, a box a strain of 2.9"""
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,18 @@ class Registration:
     share: float
     cost: float
 
-    def is_refused(self, settings: RegistrationSettings) -> bool:
+    def is_doubtful(self, settings: RegistrationSettings) -> bool:
+        """Whether someone should look at it: the face is damaged, unlike all open ones, or not where it was found."""
         return (
             self.residual > settings.largest_residual
             or self.strain > settings.largest_strain
             or self.share < settings.smallest_share
         )
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it cannot be a face."""
+        return not (self.strain <= REFUSED_STRAIN and self.residual <= REFUSED_RESIDUAL * self.share)
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,10 @@ def _fit(surface: _Surface, pose, reaches, stiffnesses, count, settings: Registr
         if len(paired) < 0.1 * len(mean):
             return Registration(_matrix(rotation, shift), float("inf"), float("inf"), 0.0, float("inf"))
         weight = (1 - (distance / reach) ** 2) ** 2
-        turn, push, shape = _step(place, normal, weight, mean[paired], modes[:, paired], stiffness)
+        try:
+            turn, push, shape = _step(place, normal, weight, mean[paired], modes[:, paired], stiffness)
+        except np.linalg.LinAlgError:  # a plane does not say where along it a face lies
+            return Registration(_matrix(rotation, shift), float("inf"), float("inf"), 0.0, float("inf"))
         rotation, shift = turn @ rotation, turn @ shift + push
         at_end = reach == reaches[-1] and stiffness == stiffnesses[-1]
         if at_end and np.abs(turn - np.eye(3)).max() < 2e-4 and np.abs(push).max() < 0.02:

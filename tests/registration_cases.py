@@ -16,14 +16,14 @@ def _prepare_worker(database):
 
 
 def _measure(number):
-    """Whether the pose is good (2 degrees, 3 mm) and whether it is refused."""
+    """Whether the pose is good (2 degrees, 3 mm) and whether it is doubtful."""
     registration, angle, shift = registered_case(_database, number)
-    return angle < 2 and shift < 3, registration.is_refused(RegistrationSettings())
+    return angle < 2 and shift < 3, registration.is_doubtful(RegistrationSettings())
 
 
 def main(count):
     measured = map_on_all_cores(_measure, range(count), "registering", _prepare_worker, (Anny3DFE(),))
-    good, refused = np.array(measured).T
+    good, doubtful = np.array(measured).T
     angles, damages, _ = zip(*(case(number) for number in range(count)))
     angles, damages = np.array(angles), np.array(damages)
     print("within 2 degrees and 3 mm, of all that were drawn\n")
@@ -32,8 +32,8 @@ def main(count):
         cells = [good[(damages == damage) & (angles == angle)] for angle in ANGLES]
         print(f"| {damage} |" + "".join(f" {cell.sum()} of {len(cell)} |" for cell in cells))
     print(
-        f"\n{good.sum()} of {count} good ({100 * good.mean():.1f} %); of the others {(~good & refused).sum()} refused, "
-        f"{(~good & ~refused).sum()} passed unseen; of the good ones {(good & refused).sum()} refused"
+        f"\n{good.sum()} of {count} good ({100 * good.mean():.1f} %); of the others {(~good & doubtful).sum()} doubtful, "
+        f"{(~good & ~doubtful).sum()} passed unseen; of the good ones {(good & doubtful).sum()} doubtful"
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import trimesh
 from damage import case, damaged, pose_error, registered_case
 
 from drfer import template as common_mesh
@@ -48,11 +49,11 @@ def test_registration_finds_the_true_pose(database):
 
 
 def test_damaged_faces_register_from_any_pose_up_to_30_degrees_and_200_mm(database):
-    """Spikes, hair, collar, a missing cheek; what fails must be refused. `tests/registration_cases.py` draws more."""
+    """Spikes, hair, collar, a missing cheek; what fails must be doubtful. `tests/registration_cases.py` draws more."""
     outcomes = [registered_case(database, number, seed=1) for number in range(40)]
     good = np.array([angle < 2 and shift < 3 for _, angle, shift in outcomes])
-    refused = np.array([registration.is_refused(RegistrationSettings()) for registration, _, _ in outcomes])
-    assert good.mean() >= 0.95 and (good | refused).all()
+    doubtful = np.array([registration.is_doubtful(RegistrationSettings()) for registration, _, _ in outcomes])
+    assert good.mean() >= 0.95 and (good | doubtful).all()
 
 
 def test_damage_is_what_it_says(database):
@@ -188,13 +189,54 @@ def test_a_scan_that_cannot_be_one_is_refused(database, damage, message):
         FaceScan(points, triangles, scan.key, "file.wrl")
 
 
-def test_what_is_no_face_is_refused(database):
-    import igl
+def no_faces():
+    """Triangle meshes of a head's size that are none."""
+    hand = [trimesh.creation.box((80, 90, 25))]
+    for x in (-30, -10, 10, 30):
+        finger = trimesh.creation.capsule(70, 9)
+        finger.apply_transform(trimesh.transformations.rotation_matrix(-np.pi / 2, (1, 0, 0)))
+        hand.append(finger.apply_translation((x, 45, 0)))
+    return {
+        "ball": trimesh.creation.icosphere(4, 75),
+        "box": trimesh.creation.box((150, 200, 60)).subdivide_to_size(5),
+        "plane": trimesh.creation.box((160, 200, 1)).subdivide_to_size(5),
+        "torus": trimesh.creation.torus(80, 30, 64, 64),
+        "hand": trimesh.util.concatenate(hand).subdivide_to_size(5),
+    }
 
-    octahedron = np.vstack([np.eye(3), -np.eye(3)])
-    sides = np.array([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])
-    ball, triangles = igl.loop(octahedron, sides, 5)
-    ball = ball / np.linalg.norm(ball, axis=1, keepdims=True)
-    scan = FaceScan((ball * 50).astype(np.float32), triangles.astype(np.int32), database.keys()[0], "ball.obj")
-    with pytest.raises(ScanFormatError, match="ball.obj"):
+
+@pytest.mark.parametrize("shape", no_faces())
+def test_what_is_no_face_is_refused(database, shape):
+    mesh = no_faces()[shape]
+    scan = FaceScan(mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32), database.keys()[0], f"{shape}.obj")
+    with pytest.raises(ScanFormatError, match=f"{shape}.obj.*does not register"):
         preprocess_scan(scan)
+
+
+def warped(database, key, size, length):
+    """A scan bent by smooth waves of so many mm, so long: a face unlike any of the generator's."""
+    rng, scan, pose = np.random.default_rng(0), database.load(key), database.truth(key).pose
+    points = (scan.points - pose[:3, 3]) @ pose[:3, :3]
+    waves, phases = rng.normal(size=(24, 3)) * 2 * np.pi / length / np.sqrt(3), rng.uniform(0, 2 * np.pi, 24)
+    points = points + np.cos(points @ waves.T + phases) @ rng.normal(size=(24, 3)) * size * np.sqrt(2 / 24)
+    points = points @ pose[:3, :3].T + pose[:3, 3]
+    return FaceScan(points.astype(np.float32), scan.triangles, key, "someone.wrl")
+
+
+class Someone:
+    """A database whose expressive faces are unlike the open ones."""
+
+    name, hash = "someone", "warped"
+
+    def __init__(self, database):
+        self.database = database
+
+    def load(self, key):
+        return warped(self.database, key, 3, 60) if key.level else self.database.load(key)
+
+
+def test_a_face_unlike_the_open_ones_is_used_but_said(database, capsys):
+    keys = [key for key in database.keys() if key.level in (0, 4)][:4]
+    faces = preprocess(Someone(database), keys)
+    assert faces.doubtful.tolist() == [False, True, True, True]
+    assert f"3 scans of someone register less well than any good open face: {keys[1]}" in capsys.readouterr().out

@@ -62,7 +62,7 @@ def random_faces(seed=0):
     missing[::2, 7] = True  # and one that about half of them have
     return FaceSet(
         keys=keys, clouds=vertices[:, np.random.default_rng(1).permutation(80)[:70]], vertices=vertices,
-        missing=missing, residuals=np.zeros(len(keys)), poses=np.tile(np.eye(4), (len(keys), 1, 1)), hash="random",
+        missing=missing, residuals=np.zeros(len(keys)), doubtful=np.zeros(len(keys), bool), poses=np.tile(np.eye(4), (len(keys), 1, 1)), hash="random",
         settings=Settings(points=70, template_points=80),
     )  # fmt: skip
 
