@@ -42,13 +42,18 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     readable = {finding.key for finding in findings if not finding.error}
     _report_counts(dataset, readable)
     _report("unreadable", [finding.error for finding in findings if finding.error])
-    _report("missing", [f"{key}" for key in _expected(dataset) if key not in dataset.files])
+    missing = [key for key in _expected(dataset) if key not in dataset.files]
+    _report("missing", [f"{key}" for key in missing if key.level in (0, *dataset.levels)])
+    _report(
+        "missing that the protocol does not use", [f"{key}" for key in missing if key.level not in (0, *dataset.levels)]
+    )
     _report("given more than once", [
         f"{key}: {', '.join(str(path.relative_to(dataset.root)) for path in paths)}"
         for key, paths in dataset.files.items() if len(paths) > 1
     ])  # fmt: skip
     _report("named like no scan of this database", [str(path) for path in dataset.strangers])
-    _report("with stray components", [f"{f.path}: {f.components} components" for f in findings if f.components > 1])
+    strays = sorted((f for f in findings if f.components > 1), key=lambda f: -f.components)
+    _report("with stray components, the most first", [f"{f.path}: {f.components} components" for f in strays])
     _report(
         "with edges of more than two triangles", [f"{f.path}: {f.tangled_edges}" for f in findings if f.tangled_edges]
     )

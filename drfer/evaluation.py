@@ -283,13 +283,14 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
     """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
     which order; samples.npz; and provenance.json, which says where and how long. Returns the first."""
     rows: dict[str, list] = {row: [] for row in request.rows}
+    levels = sorted({key.level for key in faces.keys if key.expression != NEUTRAL})  # the dataset's, not the preset's
     result = {
         "dataset": source.name,
         "data hash": faces.hash,
         "preset": request.preset.name,
         "precision": request.runs()[0].precision(),
         "seed": request.seed,
-        "protocol": asdict(request.preset.protocol),
+        "protocol": asdict(replace(request.preset.protocol, levels=levels)),
         "expressions": EXPRESSIONS,
         "rows": rows,
         "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],

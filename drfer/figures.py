@@ -80,7 +80,7 @@ def training_curves(result: dict):
     for axis, (stage, title) in zip(axes.flat, STAGE_TITLES.items()):
         curves = result["curves"][stage]
         for name in curves[0]:
-            axis.plot(range(1, len(curves) + 1), [epoch[name] for epoch in curves], label=name)
+            axis.plot(range(1, len(curves) + 1), [epoch[name] for epoch in curves], ".-", label=name)
         axis.set(title=title, xlabel="epoch", yscale="log")
         axis.legend(fontsize=7, loc="best", framealpha=0.6)
     for axis in axes[:, 0]:

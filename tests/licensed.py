@@ -5,7 +5,10 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from drfer.datasets.bosphorus import EXPRESSION_CODES as BOSPHORUS_CODES
+from drfer.datasets.bosphorus import mesh_of_range_image, read_bnt, read_lm3
 from drfer.datasets.bu3dfe import EXPRESSION_CODES as BU_CODES
+from drfer.datasets.bu3dfe import read_bnd, read_vrml
+from drfer.datasets.scans import read_scan
 from drfer.scan import NEUTRAL
 
 RACES = ("AE", "AM", "BL", "IN", "LA", "WH")
@@ -139,3 +142,24 @@ def lm3(points):
     for name, place in zip(LM3_NAMES, places):
         lines += [name, " ".join(f"{value:.4f}" for value in place)]
     return ("\r\n".join(lines) + "\r\n").encode()
+
+
+def small_files(scan, points, spacing):
+    """A sound file of each format with the first points of a scan (of .bnt all, so many mm apart), and how it is read:
+    {suffix: (bytes, function of a path)}."""
+    import trimesh
+
+    image, kept = range_image(scan.points, spacing, seed=0), (scan.triangles < points).all(axis=1)
+    points, triangles = scan.points[:points], scan.triangles[kept]
+    mesh = trimesh.Trimesh(points, triangles, process=False)
+    return {
+        "wrl": (vrml(points, triangles, 2).encode(), read_vrml),
+        "bnd": (bnd(points, 1).encode(), lambda path: read_bnd(path, points)),
+        "bnt": (bnt(image, "a.png"), lambda path: mesh_of_range_image(path, read_bnt(path))),
+        "lm3": (lm3(points), read_lm3),
+        **{
+            suffix: (exported if isinstance(exported := mesh.export(file_type=suffix), bytes) else exported.encode(),
+                     lambda path: read_scan(path, scan.key))
+            for suffix in ("obj", "ply", "stl")
+        },
+    }  # fmt: skip

@@ -11,15 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from drfer import evaluation
 from drfer.check import check
 from drfer.cli import main
 from drfer.datasets import open_dataset
-from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS, Bosphorus, mesh_of_range_image, read_bnt, read_lm3
-from drfer.datasets.bu3dfe import BU3DFE, read_bnd, read_vrml
+from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS, Bosphorus, mesh_of_range_image, read_bnt
+from drfer.datasets.bu3dfe import BU3DFE, read_vrml
 from drfer.datasets.scans import UP, read_scan
+from drfer.experiment import PRESETS
 from drfer.preprocessing import preprocess_scan
 from drfer.protocol import Protocol
 from drfer.scan import EXPRESSIONS, DrferError, ScanFormatError, ScanKey
+from drfer.store import Store
 
 KEY = ScanKey("F0001", "fear", 4)
 MUTATIONS = int(os.environ.get("DRFER_MUTATIONS", "150"))
@@ -114,6 +117,14 @@ def test_reproduce_runs_from_files_to_figures(name, bu3dfe, bosphorus, tmp_path,
     assert f"the paper, {paper}" in capsys.readouterr().out
 
 
+def test_an_evaluation_says_which_levels_it_used(bosphorus, tmp_path):
+    preset = PRESETS["smoke"]
+    faces = evaluation.prepare_faces(Bosphorus(bosphorus), preset)
+    request = evaluation.Request(preset, folds=(0,))
+    result = evaluation.collect(request, evaluation.Source("bosphorus"), faces, Store(tmp_path / "store"), tmp_path)
+    assert list(result["protocol"]["levels"]) == [1]
+
+
 @pytest.mark.parametrize("suffix", ["obj", "ply", "stl"])
 @pytest.mark.parametrize("up", UP)
 def test_own_scans_come_to_the_same_pose_in_any_format_unit_and_axis(suffix, up, database, tmp_path):
@@ -168,11 +179,13 @@ VRML = "#VRML V2.0 utf8\nShape {{ geometry IndexedFaceSet {{ coord Coordinate {{
         ("", "no point list"),
         (VRML.format(points="0 0 0, 1 0 0, 0 1", index="0 1 2 -1"), "not a multiple of 3"),
         (VRML.format(points="0 0 0, 1 nan 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
+        (VRML.format(points="0 0 0, 1 -inf 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
         (VRML.format(points="0 0 0, 1 1e300 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
         (VRML.format(points="0 0 0, 1 x 0, 0 1 0", index="0 1 2 -1"), "word 5 of its point list is b'x'"),
         (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 3 -1"), "names point 3"),
         (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 -1"), "no polygon"),
-        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 -7 -1"), "polygon names"),
+        (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 -7 -1"), "polygon names point -7, but there are 3"),
+        (VRML.format(points="0 0 0, 1 0 \0\x7f, 0 1 0", index="0 1 2 -1"), "word 6 of its point list"),
         (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 99999999999999999999 -1"), "word 3"),
         (VRML.format(points="0 0 0, 1 0 0, 0 1 0", index="0 1 2 -1")[:95], "cut off"),
     ],
@@ -198,38 +211,105 @@ def test_a_header_may_promise_more_than_the_file_holds(tmp_path):
     tracemalloc.stop()
 
 
-def test_a_line_of_ten_megabytes_is_read_or_refused(tmp_path):
-    path = tmp_path / "F0001_FE04WH_F3D.wrl"
-    path.write_text(VRML.format(points="1.5 " * 2_500_000, index="0 1 2 -1"))
-    with pytest.raises(ScanFormatError, match="not a multiple"):
-        read_vrml(path)
+def test_lines_may_end_as_on_any_machine(samples, tmp_path):
+    content, read = samples["wrl"]
+    for ending in (b"\r", b"\r\n"):  # of comments too
+        path = tmp_path / "F0001_FE04WH_F3D.wrl"
+        path.write_bytes(content)
+        points, triangles = read(path)
+        path.write_bytes(content.replace(b"\n", ending))
+        assert np.array_equal(read(path)[0], points) and np.array_equal(read(path)[1], triangles)
 
 
-def read_range_image(path):
-    return mesh_of_range_image(path, read_bnt(path))
+PLY = """ply
+format ascii 1.0
+element vertex {vertices}
+property float x
+property float y
+property float z
+element face {faces}
+property list uchar int vertex_indices
+end_header
+0 0 0
+1 0 0
+0 1 0
+3 0 1 2
+"""
+
+
+@pytest.mark.parametrize(
+    "suffix, content, message",
+    [
+        ("bnd", b"0 1 2 3\n" * 40, "40 landmarks, not 83"),
+        ("bnd", b"0 1 2 3\n" * 84, "more than 83"),
+        ("bnd", b"0 1 2 3\n300 1 2 3", "line 2: no place of one of the 300"),
+        ("bnd", b"-1 1 2 3", "line 1: no place"),
+        ("bnd", b"0 1 nan 3", "line 1: no place"),
+        ("bnd", b"0 1 inf 3", "line 1: no place"),
+        ("bnd", b"0 1 \0\xff 3", "line 1: .* is not a vertex number and a place"),
+        ("bnd", b"\n" * 10_000_000, "10000000 bytes are too many"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 nan 3", "line 3: .* is not a place"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 inf 3", "line 3: .* is not a place"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 2 \xff", "line 3: .* is not a place"),
+        ("lm3", b"65535 landmarks:\nNose tip\n1 2 3", "announces 65535 landmarks and holds 1"),
+        ("lm3", b"2 landmarks:\nNose tip\n1 2 3", "announces 2 landmarks and holds 1"),
+        ("lm3", b"\n" * 10_000_000, "10000000 bytes are too many"),
+        ("bnt", b"\3\0\3\0" + bytes(8) + b"\xff\xff" + bytes(100), "image name of 65535 bytes runs past the end"),
+        ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9", "cannot be read as OBJ"),
+        ("obj", b"v 0 0 0\nv 1 nan 0\nv 0 1 0\nf 1 2 3", "point 1 is no place"),
+        ("obj", b"v 0 0 0\nv 1 inf 0\nv 0 1 0\nf 1 2 3", "point 1 is no place"),
+        ("obj", b"\0\xff" * 1000, "OBJ|no triangle"),
+        ("ply", PLY.format(vertices=3, faces=2).encode(), "promises 2 polygons, but 1 are there"),
+        ("ply", PLY.format(vertices=65535 * 65535, faces=65535 * 65535).encode(), "no triangle"),
+        ("ply", PLY.format(vertices=3, faces=1).replace("0 1 2", "0 1 9").encode(), "cannot be read|not there"),
+        ("stl", bytes(80) + b"\xff\xff\xff\xff" + bytes(1000), "STL|no triangle"),
+    ],
+)
+def test_other_broken_files_are_named(suffix, content, message, samples, tmp_path):
+    path = tmp_path / f"broken.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ScanFormatError, match=message) as raised:
+        samples[suffix][1](path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_pixel_that_is_no_place_is_background(value, database, tmp_path):
+    image = licensed.range_image(database.load(KEY).points, 3.0, seed=0)
+    row, column = np.argwhere(image[..., 2] > -1e8)[100]
+    image[row, column, 1] = value
+    path = tmp_path / "a.bnt"
+    path.write_bytes(licensed.bnt(image, "a.png"))
+    read = read_bnt(path)
+    assert np.isnan(read[len(read) - 1 - row, column]).all()
+    assert np.isfinite(mesh_of_range_image(path, read)[0]).all()
+
+
+def test_nothing_beside_a_scan_is_read(tmp_path):
+    """A texture takes seconds to decode, and a broken one is no reason to refuse the face."""
+    (tmp_path / "a.mtl").write_text("newmtl skin\nmap_Kd skin.png\n")
+    (tmp_path / "skin.png").write_bytes(b"no picture")
+    path = tmp_path / "a.obj"
+    path.write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl skin\nf 1/1 2/1 3/1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("PIL.Image.open", lambda *_: pytest.fail("the texture was opened"))
+        assert read_scan(path, KEY).points.shape == (3, 3)
+
+
+@pytest.mark.parametrize("suffix", ["wrl", "bnd", "bnt", "lm3", "obj", "ply", "stl"])
+def test_a_line_of_ten_megabytes_is_read_or_refused(suffix, samples, tmp_path):
+    content, read = samples[suffix]
+    path = tmp_path / f"long.{suffix}"
+    path.write_bytes(content[: len(content) // 2] + b"1.5 " * 2_500_000)
+    try:
+        read(path)
+    except ScanFormatError as error:
+        assert str(path) in str(error) and len(str(error)) < 400
 
 
 @pytest.fixture(scope="module")
-def samples(database, tmp_path_factory):
-    """One small sound file of each format and how it is read."""
-    import trimesh
-
-    folder = tmp_path_factory.mktemp("samples")
-    scan = database.load(KEY)
-    kept = (scan.triangles < 300).all(axis=1)
-    points, triangles = scan.points[:300], scan.triangles[kept]
-    image = licensed.range_image(scan.points, 3.0, seed=0)
-    (folder / "a.wrl").write_text(licensed.vrml(points, triangles, 2))
-    (folder / "a.bnd").write_text(licensed.bnd(points, 1))
-    (folder / "a.bnt").write_bytes(licensed.bnt(image, "a.png"))
-    (folder / "a.lm3").write_bytes(licensed.lm3(points))
-    for suffix in ("obj", "ply", "stl"):
-        trimesh.Trimesh(points, triangles, process=False).export(folder / f"a.{suffix}")
-    readers = {
-        "wrl": read_vrml, "bnd": lambda path: read_bnd(path, points), "bnt": read_range_image, "lm3": read_lm3,
-        **dict.fromkeys(("obj", "ply", "stl"), lambda path: read_scan(path, KEY)),
-    }  # fmt: skip
-    return {suffix: ((folder / f"a.{suffix}").read_bytes(), reader) for suffix, reader in readers.items()}
+def samples(database):
+    return licensed.small_files(database.load(KEY), 300, 3.0)
 
 
 WORDS = [b"nan", b"inf", b"-1", b"1e308", b"99999999999999999999", b"-", b"[", b"]", b",", b"\0", b"\xff\xfe", b"{", b"}",
@@ -310,9 +390,9 @@ def test_check_names_every_fault_and_goes_on(bu3dfe, database, tmp_path, monkeyp
     of(f"{second}_SU04").unlink()
     shutil.copy(of(f"{second}_HA04"), root / of(f"{second}_HA04").name)
     of(f"{second}_AN04").rename(root / f"{second}_XX04WH_F3D.wrl")
-    stray = of(f"{third}_HA04")
-    stray.write_text(licensed.vrml([*database.load(KEY).points, (0, 0, 0), (9, 0, 0), (0, 9, 0)],
-                                   [*database.load(KEY).triangles, [n := len(database.load(KEY).points), n + 1, n + 2]]))  # fmt: skip
+    stray, scan = of(f"{third}_HA04"), database.load(KEY)
+    specks = np.arange(120).reshape(40, 3)
+    stray.write_text(licensed.vrml([*scan.points, *np.eye(120, 3)], [*scan.triangles, *(specks + len(scan.points))]))
     tangled = of(f"{third}_AN04")
     a, b, c = database.load(KEY).triangles[0]
     tangled.write_text(licensed.vrml(database.load(KEY).points, [*database.load(KEY).triangles, [a, b, 9], [a, b, 99]]))
@@ -325,8 +405,8 @@ def test_check_names_every_fault_and_goes_on(bu3dfe, database, tmp_path, monkeyp
     assert left.value.code == 1 and sheet.stat().st_size > 10_000
     for sentence in (
         "5 unreadable", f"{cut}: its ", f"{words}: there is no coordIndex", f"{index}: a polygon names point 99999",
-        f"{empty}: there is no point list", f"{landmarks}: it holds 40 landmarks", f"{second} surprise 4",
-        "1 given more than once", "1 named like no scan", "with stray components",
+        f"{empty}: there is no point list", f"{landmarks}: it holds 40 landmarks", f"2 missing:\n  {second} anger 4\n  {second} surprise 4",
+        "1 given more than once", "1 named like no scan", f"components, the most first:\n  {stray}: ",
         "1 with edges of more than two triangles", "10 subjects have every scan", "cannot run",
     ):  # fmt: skip
         assert sentence in said, f"{sentence} not in:\n{said}"

@@ -118,6 +118,16 @@ def test_tables_keep_the_papers_numbers_apart_from_ours(drawn):
     assert "| leakage, subject probe, % | 21 | 21 |" in (drawn / "one" / "table-disentanglement.md").read_text()
 
 
+def test_a_dataset_without_truth_says_so():
+    both, one = {"probe": 1.0, "transfer": {"error": 2.0}}, {"probe": 3.0}
+    evaluations = [
+        Evaluation(name, {**evaluation(name), "disentanglement": [{"repeat": 0, "fold": 0, **entry}] if entry else []})
+        for name, entry in (("anny3dfe", both), ("bosphorus", one), ("bu3dfe", None))
+    ]
+    table = tables(evaluations)["table-disentanglement.md"]
+    assert "| transfer, error | 2 | no ground truth | not run |" in table
+
+
 @pytest.mark.parametrize("section", [None, "rows", "pose", "features", "disentanglement", "samples"])
 def test_what_is_missing_is_said_and_nothing_else_is_lost(section, tmp_path, drawn):
     facts = evaluation()

@@ -14,7 +14,7 @@ from scipy.ndimage import median_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from drfer.datasets.bu3dfe import without_loose_points
+from drfer.datasets.bu3dfe import small_file, without_loose_points
 from drfer.datasets.folder import ScanFolder
 from drfer.scan import NEUTRAL, FaceScan, ScanFormatError, ScanKey
 
@@ -98,20 +98,17 @@ def mesh_of_range_image(path: Path, image: np.ndarray, nose: np.ndarray | None =
     """
     filled = np.where(np.isnan(image[..., 2]), -1e9, image[..., 2])
     smooth = median_filter(filled, size=3, mode="nearest")
-    seen = ~np.isnan(image[..., 2]) & (np.abs(filled - smooth) < SPIKE)
-    number = np.arange(seen.size).reshape(seen.shape)
+    image = np.where((np.abs(filled - smooth) < SPIKE)[..., None], image, np.nan)
+    down, right = _joined(image[:-1], image[1:]), _joined(image[:, :-1], image[:, 1:])
+    diagonal = _joined(image[:-1, :-1], image[1:, 1:])
+    number = np.arange(filled.size).reshape(filled.shape)
     quad = number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]  # counter-clockwise from the viewer
-    triangles = np.concatenate(
-        [np.stack([quad[a], quad[b], quad[c]], axis=-1).reshape(-1, 3) for a, b, c in ((0, 1, 2), (0, 2, 3))]
-    )
-    triangles = triangles[seen.ravel()[triangles].all(axis=1)]
+    halves = ((0, 1, 2), down[:, :-1] & right[1:] & diagonal), ((0, 2, 3), right[:-1] & down[:, 1:] & diagonal)
+    triangles = np.concatenate([np.stack([quad[k][kept] for k in corners], axis=-1) for corners, kept in halves])
+    triangles = _largest_piece(triangles, filled.size)
     points = image.reshape(-1, 3)
-    for a, b in ((0, 1), (1, 2), (2, 0)):
-        edge = points[triangles[:, a]] - points[triangles[:, b]]
-        triangles = triangles[np.einsum("td,td->t", edge, edge) < LONGEST_EDGE**2]
-    triangles = _largest_piece(triangles, seen.size)
     if len(triangles):
-        named = np.unique(triangles)
+        named = np.flatnonzero(np.bincount(triangles.ravel()))
         centre = points[named[np.argmax(points[named, 2])]] if nose is None else nose
         near = ((points - centre) ** 2).sum(axis=1) < CROP**2
         triangles = triangles[near[triangles].all(axis=1)]
@@ -119,6 +116,11 @@ def mesh_of_range_image(path: Path, image: np.ndarray, nose: np.ndarray | None =
         raise ScanFormatError(f"{path}: no surface is left of its range image without background and spikes")
     points, triangles = without_loose_points(points, triangles)
     return points.astype(np.float32), triangles
+
+
+def _joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Whether neighbours (rows, columns, 3) are both there (not NaN) and near enough for an edge."""
+    return ((a - b) ** 2).sum(axis=-1) < LONGEST_EDGE**2
 
 
 def _largest_piece(triangles: np.ndarray, points: int) -> np.ndarray:
@@ -132,7 +134,7 @@ def _largest_piece(triangles: np.ndarray, points: int) -> np.ndarray:
 
 def read_lm3(path: Path) -> dict[str, np.ndarray]:
     """Landmarks of an `.lm3` file: (3,) mm by name. Raises ScanFormatError naming file and line."""
-    lines = [(number, line.strip()) for number, line in enumerate(path.read_bytes().splitlines(), start=1)]
+    lines = [(number, line.strip()) for number, line in enumerate(small_file(path).splitlines(), start=1)]
     lines = [(number, line) for number, line in lines if line and not line.startswith((b"#", b"*"))]
     header = re.fullmatch(rb"(\d+) landmarks:?", lines[0][1]) if lines else None
     if not header:
@@ -146,7 +148,7 @@ def read_lm3(path: Path) -> dict[str, np.ndarray]:
             values = np.array(place.split(), dtype=np.float64)
         except ValueError:
             values = np.empty(0)
-        if values.shape != (3,) or not np.isfinite(values).all():
+        if values.shape != (3,) or not (np.abs(values) < 1e6).all():
             raise ScanFormatError(f"{path}, line {number}: {place[:40]!r} is not a place")
         landmarks[name.decode("ascii", "replace")[:40]] = values
     return landmarks

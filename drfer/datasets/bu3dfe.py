@@ -52,8 +52,9 @@ class BU3DFE(ScanFolder):
 
 def without_loose_points(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same mesh without points that no triangle names."""
-    used, renumbered = np.unique(triangles, return_inverse=True)
-    return points[used], renumbered.reshape(triangles.shape).astype(np.int32)
+    used = np.zeros(len(points), dtype=bool)
+    used[triangles] = True
+    return points[used], (np.cumsum(used, dtype=np.int32) - 1)[triangles]
 
 
 def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +64,7 @@ def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     text = path.read_bytes()
     if b"#" in text:  # comments, the header among them
-        text = re.sub(rb"#[^\n]*", b"", text)
+        text = re.sub(rb"#[^\r\n]*", b"", text)
     points = _numbers(path, text, rb"\bCoordinate\s*\{\s*point\s*\[", "point", np.float64)
     if points.size == 0 or points.size % 3:
         raise ScanFormatError(f"{path}: its point list holds {points.size} numbers, not a multiple of 3")
@@ -74,8 +75,9 @@ def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
     triangles = _fans(index)
     if len(triangles) == 0:
         raise ScanFormatError(f"{path}: its coordIndex list holds no polygon")
-    if triangles.min() < 0 or triangles.max() >= len(points):
-        raise ScanFormatError(f"{path}: a polygon names point {triangles.max()}, but there are {len(points)}")
+    outside = triangles[(triangles < 0) | (triangles >= len(points))]
+    if outside.size:
+        raise ScanFormatError(f"{path}: a polygon names point {outside[0]}, but there are {len(points)}")
     return points, triangles.astype(np.int32)
 
 
@@ -91,16 +93,21 @@ def _numbers(path: Path, text: bytes, opening: bytes, what: str, dtype: type) ->
     try:
         return np.array(words, dtype=dtype)
     except (ValueError, OverflowError):
-        bad = next(number for number, word in enumerate(words) if not _is_number(word, dtype))
+        bad = _first_bad(words, dtype)
         raise ScanFormatError(f"{path}: word {bad + 1} of its {what} list is {words[bad][:20]!r}") from None
 
 
-def _is_number(word: bytes, dtype: type) -> bool:
-    try:
-        np.array([word], dtype=dtype)
-    except (ValueError, OverflowError):
-        return False
-    return True
+def _first_bad(words: list[bytes], dtype: type) -> int:
+    """Number of the first word that is no number; halving, since a list may be long and its end the bad one."""
+    start, end = 0, len(words)
+    while end - start > 1:
+        middle = (start + end) // 2
+        try:
+            np.array(words[start:middle], dtype=dtype)
+            start = middle
+        except (ValueError, OverflowError):
+            end = middle
+    return start
 
 
 def _fans(index: np.ndarray) -> np.ndarray:
@@ -115,11 +122,19 @@ def _fans(index: np.ndarray) -> np.ndarray:
     return np.stack([index[first], index[second], index[second + 1]], axis=1)
 
 
+def small_file(path: Path) -> bytes:
+    """The content of a file of landmarks, which has a few kilobytes. Raises ScanFormatError if it is far larger."""
+    size = path.stat().st_size
+    if size > 100_000:
+        raise ScanFormatError(f"{path}: {size} bytes are too many for a file of landmarks")
+    return path.read_bytes()
+
+
 def read_bnd(path: Path, points: np.ndarray) -> np.ndarray:
     """Landmarks (83, 3), mm, of a `.bnd` file that names vertices of the mesh `points`; of eyes and brows the left
     one (greater x) comes first. Raises ScanFormatError naming file and line."""
     landmarks = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(small_file(path).splitlines(), start=1):
         words = line.split()
         if not words:
             continue
@@ -128,7 +143,7 @@ def read_bnd(path: Path, points: np.ndarray) -> np.ndarray:
             place = [float(word) for word in words[1:]]
         except ValueError:
             raise ScanFormatError(f"{path}, line {number}: {line[:40]!r} is not a vertex number and a place") from None
-        if len(place) != 3 or not 0 <= vertex < len(points) or not np.isfinite(place).all():
+        if len(place) != 3 or not 0 <= vertex < len(points) or not (np.abs(place) < 1e6).all():
             raise ScanFormatError(f"{path}, line {number}: no place of one of the {len(points)} vertices")
         landmarks.append(place)
         if len(landmarks) > LANDMARKS:

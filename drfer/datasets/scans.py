@@ -58,7 +58,8 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
     import trimesh
 
     try:
-        mesh = trimesh.load_mesh(path, process=False)
+        with path.open("rb") as file:  # not its path: else materials and textures beside it are read too
+            mesh = trimesh.load_mesh(file, file_type=path.suffix[1:].lower(), process=False)
         points, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
     except Exception as error:  # whatever a broken file makes the library raise
         raise ScanFormatError(f"{path}: cannot be read as {path.suffix[1:].upper()} ({_first_line(error)})") from None
@@ -66,6 +67,9 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
         raise ScanFormatError(f"{path}: it holds no triangle mesh")
     if len(triangles) == 0 or triangles.min() < 0 or triangles.max() >= len(points):
         raise ScanFormatError(f"{path}: it holds no triangles, or they name points that are not there")
+    polygons = mesh.metadata.get("_ply_raw", {}).get("face", {}).get("length", 0)
+    if len(triangles) < polygons:
+        raise ScanFormatError(f"{path}: its header promises {polygons} polygons, but {len(triangles)} are there")
     points, triangles = without_loose_points(points, triangles)
     if not (np.abs(points) < 1e6).all():
         raise ScanFormatError(f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place")
