@@ -82,9 +82,10 @@ class Request:
             check_known("measure", measure, ("all", *MEASURES))
         if repeats < 1:
             raise DrferError(f"{repeats} repeats are none; give 1 or more")
-        request = cls(preset, rows, measures, tuple(folds), repeats, seed)
-        request.runs()  # refuses folds that there are not
-        return request
+        request = cls(preset, rows, measures, tuple(sorted(set(folds))), repeats, seed)
+        precision = request.runs()[0].precision()  # runs() refuses folds that there are not
+        # what this machine takes holds for all: a mixed cluster would store different numbers under one name
+        return replace(request, preset=replace(preset, precision=precision))
 
     def runs(self) -> list[Run]:
         """DrFER itself on every fold of every repeat."""
@@ -283,13 +284,14 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
     """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
     which order; samples.npz; and provenance.json, which says where and how long. Returns the first."""
     rows: dict[str, list] = {row: [] for row in request.rows}
+    levels = tuple(sorted({key.level for key in faces.keys if key.expression != NEUTRAL}))
     result = {
         "dataset": source.name,
         "data hash": faces.hash,
         "preset": request.preset.name,
         "precision": request.runs()[0].precision(),
         "seed": request.seed,
-        "protocol": asdict(request.preset.protocol),
+        "protocol": asdict(replace(request.preset.protocol, levels=levels)),
         "expressions": EXPRESSIONS,
         "rows": rows,
         "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],
