@@ -22,7 +22,6 @@ from drfer.jobs import progress, written_whole
 from drfer.scan import DrferError
 from drfer.store import Store
 
-
 LARGEST_LOSSES = 10
 """workers that a job on Ray may lose, each with its memory or its node, before it counts as failed"""
 
