@@ -63,7 +63,7 @@ def run_on_ray(
             # "local": without it, Ray would join any cluster that it finds on this machine
             cores = workers and workers * threads
             ray.init(address="local", num_cpus=cores, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray has no narrower one for a start that takes too long
         raise DrferError(f"no Ray {f'cluster at {address}' if address else 'here'}: {error}") from None
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
