@@ -79,7 +79,8 @@ class Selection:
             preset, self.rows, self.measures, self.folds or tuple(range(preset.protocol.folds)), self.repeats, self.seed
         )
         name = f"{self.dataset}-{self.preset}{'-redrawn' if self.redraw else ''}"
-        return evaluation.Source(self.dataset, self.root, self.up), request, Store(self.out / "store"), self.out / name
+        root = self.root and self.root.absolute()  # workers may stand in another folder
+        return evaluation.Source(self.dataset, root, self.up), request, Store(self.out / "store"), self.out / name
 
 
 Selected = Annotated[Selection, tyro.conf.arg(name="")]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -14,9 +18,12 @@ import torch
 from drfer.device import keep_freed_memory
 from drfer.evaluation import Bench, Job, Source
 from drfer.experiment import Preset
-from drfer.jobs import progress
+from drfer.jobs import progress, written_whole
 from drfer.scan import DrferError
 from drfer.store import Store
+
+LARGEST_LOSSES = 10
+"""workers that a job on Ray may lose, each with its memory or its node, before it counts as failed"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ def run_here(jobs: dict[str, Job], bench: Bench) -> list[str]:
     missing = _missing(jobs, bench.store)
     failed: set[str] = set()
     for job in progress(missing, "jobs", unit="job"):
-        if failed.isdisjoint(job.parents) and _attempt(job, bench):
+        if failed.isdisjoint(job.parents) and _attempt(job, bench.store, lambda: bench):
             continue
         failed.add(job.name)
     return sorted(failed)
@@ -46,43 +53,61 @@ def run_on_ray(
 
     A job starts when its parents are done; one whose worker is lost starts again elsewhere, from its checkpoint.
     workers: at most so many at a time on a cluster of this machine. gpus: of a job, a fraction if several share one.
-    Raises DrferError if Ray is not installed or the cluster cannot be reached.
+    Raises DrferError if Ray is not installed, the cluster cannot be reached, or no node of it could hold a job.
     """
     ray = _ray()
     try:
         if address:
             ray.init(address=address, log_to_driver=False)
         else:
-            ray.init(num_cpus=workers and workers * threads, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise DrferError(f"no Ray cluster at {address}: {error}") from None
+            # "local": without it, Ray would join any cluster that it finds on this machine
+            cores = workers and workers * threads
+            ray.init(address="local", num_cpus=cores, log_to_driver=False, include_dashboard=False)
+    except Exception as error:  # Ray has no narrower one for a start that takes too long
+        raise DrferError(f"no Ray {f'cluster at {address}' if address else 'here'}: {error}") from None
     try:
-        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=-1)(_work)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
+            raise DrferError(
+                f"no node of the Ray cluster has {threads} cores and {gpus} GPUs: give --threads, --gpus less"
+            )
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LARGEST_LOSSES)(_work)
         waiting: dict = {}
         for job in _missing(jobs, Store(place.store)):
             parents = [waiting[parent] for parent in job.parents if parent in waiting]
             waiting[job.name] = remote.remote(job, place, threads, *parents)
-        by_reference = {reference: name for name, reference in waiting.items()}
-        return sorted(name for name, done in _as_they_finish(ray, by_reference) if not done)
+        return sorted(_failed(ray, {waiting[name]: jobs[name] for name in waiting}, Store(place.store)))
     finally:
         ray.shutdown()
 
 
-def _as_they_finish(ray, by_reference: dict) -> Iterable[tuple[str, bool]]:
-    pending = list(by_reference)
+def _failed(ray, by_reference: dict, store: Store) -> set[str]:
+    """Wait for all jobs; the names of those that failed."""
+    pending, failed = list(by_reference), set()
     with progress(None, "jobs", len(pending), unit="job") as bar:
         while pending:
             ready, pending = ray.wait(pending, timeout=1)
             bar.update(len(ready))
             bar.refresh()
             for reference in ready:
-                yield by_reference[reference], ray.get(reference)
+                job, done = by_reference[reference], False
+                try:
+                    done, said = ray.get(reference)
+                    print(said, end="")
+                except ray.exceptions.RayError as error:
+                    if failed.isdisjoint(job.parents):  # else it is the parent's
+                        _fail(job.name, f"lost {LARGEST_LOSSES + 1} workers ({type(error).__name__})", store)
+                if not done:
+                    failed.add(job.name)
+    return failed
 
 
-def _work(job: Job, place: Place, threads: int, *parents: bool) -> bool:
-    """A job in a Ray worker; `parents` are there to be waited for."""
+def _work(job: Job, place: Place, threads: int, *parents: tuple[bool, str]) -> tuple[bool, str]:
+    """A job in a Ray worker: whether it could be done, and what was printed. `parents` are there to be waited for."""
     torch.set_num_threads(threads)
-    return all(parents) and _attempt(job, _open_bench(place))
+    with redirect_stdout(StringIO()) as said:
+        done = all(done for done, _ in parents) and _attempt(job, Store(place.store), partial(_open_bench, place))
+    return done, said.getvalue()
 
 
 _benches: list[tuple[Place, Bench]] = []
@@ -96,21 +121,22 @@ def _open_bench(place: Place) -> Bench:
     return _benches[0][1]
 
 
-def _attempt(job: Job, bench: Bench) -> bool:
+def _attempt(job: Job, store: Store, bench: Callable[[], Bench]) -> bool:
     """Whether a job could be done; if not, why stands in the store, and the others go on."""
-    failure = bench.store.failure(job.name)
     try:
-        failure.unlink(missing_ok=True)
-        bench.do(job)
+        store.failure(job.name).unlink(missing_ok=True)
+        bench().do(job)
     except Exception as error:
-        reason = str(error) if isinstance(error, DrferError) else traceback.format_exc()
-        print(f"{job.name} failed: {reason}")
-        try:
-            failure.write_text(reason)
-        except OSError:  # a full disk cannot keep the reason either
-            pass
+        _fail(job.name, str(error) if isinstance(error, DrferError) else traceback.format_exc(), store)
         return False
     return True
+
+
+def _fail(name: str, reason: str, store: Store) -> None:
+    print(f"{name} failed: {reason}")
+    with suppress(DrferError):  # a full disk cannot keep the reason either
+        with written_whole(store.failure(name)) as target:
+            target.write_text(reason)
 
 
 def _missing(jobs: dict[str, Job], store: Store) -> list[Job]:
@@ -118,6 +144,7 @@ def _missing(jobs: dict[str, Job], store: Store) -> list[Job]:
 
 
 def _ray():
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     try:
         import ray
     except ImportError:
@@ -130,18 +157,21 @@ STATES = ("done", "running", "failed", "to do")
 
 def status(jobs: dict[str, Job], store: Store) -> str:
     """How many jobs of each kind are done, running, failed and missing, and about how long the rest takes."""
-    running = store.locked()
     seconds: dict[str, list[float]] = {}
     counts: dict[str, Counter] = {}
+    reasons: set[str] = set()
     for name, job in jobs.items():
         record = store.record(name)
         if record:
             seconds.setdefault(job.what, []).append(record["seconds"])
             state = "done"
-        elif name in running:
+        elif store.is_locked(name):
             state = "running"
         else:
-            state = "failed" if store.failure(name).exists() else "to do"
+            state = "to do"
+            with suppress(FileNotFoundError):
+                reasons.add(store.failure(name).read_text().strip().splitlines()[-1])
+                state = "failed"
         counts.setdefault(job.what, Counter())[state] += 1
     lines = [" " * 16 + "".join(f"{state:>9}" for state in STATES)]
     for what, of in counts.items():
@@ -153,7 +183,4 @@ def status(jobs: dict[str, Job], store: Store) -> str:
         f"about {rest / 3600:.1f} hours of work left for one worker"
         + (f", and {', '.join(unknown)}" if unknown else "")
     )
-    failures = [
-        store.failure(name).read_text().strip().splitlines()[-1] for name in jobs if store.failure(name).exists()
-    ]
-    return "\n".join([*lines, *(f"failed: {reason}" for reason in sorted(set(failures)))])
+    return "\n".join([*lines, *(f"failed: {reason}" for reason in sorted(reasons))])

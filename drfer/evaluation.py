@@ -82,9 +82,10 @@ class Request:
             check_known("measure", measure, ("all", *MEASURES))
         if repeats < 1:
             raise DrferError(f"{repeats} repeats are none; give 1 or more")
-        request = cls(preset, rows, measures, tuple(folds), repeats, seed)
-        request.runs()  # refuses folds that there are not
-        return request
+        request = cls(preset, rows, measures, tuple(sorted(set(folds))), repeats, seed)
+        precision = request.runs()[0].precision()  # runs() refuses folds that there are not
+        # what this machine takes holds for all: a mixed cluster would store different numbers under one name
+        return replace(request, preset=replace(preset, precision=precision))
 
     def runs(self) -> list[Run]:
         """DrFER itself on every fold of every repeat."""

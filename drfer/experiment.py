@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 
 import numpy as np
 import torch
@@ -223,10 +224,12 @@ class Run:
         ablations share the stages that they have in common."""
         sizes, settings = self.preset.sizes, self.losses
         if stage not in ("i-fusion", "iii", "head"):
-            sizes, settings = replace(sizes, skips=True), replace(settings, fusion=True)
+            sizes = replace(sizes, skips=True)
         if stage not in ("ii-expression", "iii", "head"):
             sizes = replace(sizes, gaussian_feature=False)
-            settings = LossSettings(reduction=settings.reduction, fusion=settings.fusion)
+            settings = LossSettings(reduction=settings.reduction)
+        if stage != "iii":
+            settings = replace(settings, fusion=True)
         if stage not in ("i-fusion", "ii-expression", "ii-identity", "iii"):
             settings = LossSettings()
         return sizes, settings
@@ -237,9 +240,9 @@ class Run:
         return {
             "stage": stage.name,
             "version": stage.version,
-            "sizes": asdict(sizes),
-            "training": asdict(self.preset.training(stage.name)),
-            "losses": asdict(settings),
+            "sizes": _as_json(sizes),
+            "training": _as_json(self.preset.training(stage.name)),
+            "losses": _as_json(settings),
             "precision": self.precision(),
             "seed": self.seed,
             "data": faces.hash,
@@ -254,6 +257,12 @@ class Run:
         if (stage, faces.hash) not in self.names:
             self.names[stage, faces.hash] = name_of(stage, self.determined_by(STAGES[stage], faces))
         return self.names[stage, faces.hash]
+
+
+@cache
+def _as_json(config) -> dict:
+    """Of a frozen config, once: a plan of a thousand folds asks for the same few again and again."""
+    return asdict(config)
 
 
 def name_of(what: str, determined_by: dict) -> str:

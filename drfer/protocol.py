@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import t as student
@@ -11,6 +14,9 @@ from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, ScanKey
 
 LEVELS = (3, 4)
 """the two highest intensities (section IV.A of the paper)"""
+LISTS = Path(__file__).with_name("folds.json")
+"""who is drawn, and the order that is cut into folds, as numbers of subjects: of draw seed 0, for the databases' sizes and
+100 repeats. They are files because numpy may change what a seed gives; `python -m drfer.protocol` wrote them"""
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,39 @@ def drawn_subjects(available: list[str], protocol: Protocol, repeat: int = 0) ->
             f"{protocol.folds} folds of {protocol.subjects} subjects need at least that many; "
             f"the dataset has {len(available)}"
         )
-    seed = [protocol.draw_seed, repeat] if protocol.redraw else protocol.draw_seed
-    drawn = np.random.default_rng(seed).choice(len(available), protocol.subjects, replace=False)
-    return [available[number] for number in sorted(drawn)]
+    listed = not protocol.redraw and protocol.draw_seed == 0
+    drawn = _lists()["drawn"].get(f"{protocol.subjects} of {len(available)}") if listed else None
+    if drawn is None:
+        seed = [protocol.draw_seed, repeat] if protocol.redraw else protocol.draw_seed
+        drawn = _draw(protocol.subjects, len(available), seed)
+    return [available[number] for number in drawn]
+
+
+def _draw(count: int, available: int, seed: int | list[int]) -> list[int]:
+    return sorted(np.random.default_rng(seed).choice(available, count, replace=False).tolist())
 
 
 def folds(subjects: list[str], protocol: Protocol, repeat: int = 0) -> list[list[str]]:
     """The test subjects of each fold in one repeat; repeats shuffle the subjects anew."""
-    order = np.random.default_rng([protocol.draw_seed, 1 + repeat]).permutation(len(subjects))
+    listed = _lists()["orders"].get(str(len(subjects)), []) if protocol.draw_seed == 0 else []
+    order = listed[repeat] if repeat < len(listed) else _order(len(subjects), protocol.draw_seed, repeat)
     return [[subjects[number] for number in part] for part in np.array_split(order, protocol.folds)]
+
+
+def _order(subjects: int, draw_seed: int, repeat: int) -> list[int]:
+    return np.random.default_rng([draw_seed, 1 + repeat]).permutation(subjects).tolist()
+
+
+@cache
+def _lists() -> dict[str, dict[str, list]]:
+    return json.loads(LISTS.read_text())
+
+
+def write_lists(path: Path = LISTS) -> None:
+    """Write the lists as the generator gives them today."""
+    drawn = {f"60 of {available}": _draw(60, available, 0) for available in (100, 65)}
+    orders = {"60": [_order(60, 0, repeat) for repeat in range(100)]}
+    path.write_text(json.dumps({"drawn": drawn, "orders": orders}).replace("], ", "],\n") + "\n")
 
 
 def protocol_keys(subjects: list[str], protocol: Protocol) -> list[ScanKey]:
@@ -128,3 +158,7 @@ def corrected_interval(values: np.ndarray, protocol: Protocol) -> tuple[float | 
     spread = values.std(ddof=1) * np.sqrt(1 / len(values) + 1 / (protocol.folds - 1))
     reach = student.ppf(0.975, len(values) - 1) * spread
     return float(values.mean() - reach), float(values.mean() + reach)
+
+
+if __name__ == "__main__":
+    write_lists()

@@ -37,7 +37,7 @@ class Store:
         """Raise DrferError now if nothing can be stored, and not after an hour of training."""
         with written_whole(self.root / ".writable") as target:
             target.touch()
-        (self.root / ".writable").unlink()
+        (self.root / ".writable").unlink(missing_ok=True)  # another process may try the same
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict] | None:
         """Tensors and record of a finished result; None if it is not there. A damaged one is said and removed."""
@@ -60,10 +60,12 @@ class Store:
                 if hashlib.sha256(content).hexdigest() != sums[file]:
                     raise ValueError(f"{file} is not what was written")
             return files
-        except (OSError, ValueError, KeyError) as error:
+        except (FileNotFoundError, ValueError, KeyError) as error:
             print(f"{folder} is damaged ({error}); it is made again")
             shutil.rmtree(folder, ignore_errors=True)
             return None
+        except OSError as error:  # which says nothing against the result
+            raise DrferError(f"cannot read {folder}: {error.strerror}; make it readable") from None
 
     def save(self, name: str, tensors: dict[str, Tensor], record: dict) -> None:
         """Store a finished result and drop its checkpoint. Raises DrferError if the folder cannot be written."""
@@ -87,7 +89,7 @@ class Store:
             if hashlib.sha256(rest + content).hexdigest().encode() != digest:
                 raise ValueError("not what was written")
             return tensors_of(content), json.loads(rest)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (ValueError, SafetensorError) as error:
             print(f"{path} is damaged ({error}); the stage starts anew")
             path.unlink()
             return None
@@ -120,9 +122,10 @@ class Store:
         finally:
             lock.release()
 
-    def locked(self) -> set[str]:
-        """Names of the results that some process is making."""
-        return {path.name for path in (self.root / "locks").glob("*") if _is_held(path)}
+    def is_locked(self, name: str) -> bool:
+        """Whether some process is making a result."""
+        path = self.root / "locks" / name
+        return path.exists() and _is_held(path)
 
     def _lock(self, name: str) -> FileLock:
         folder = self.root / "locks"

@@ -1,14 +1,20 @@
 """One small database for all tests, made once in a folder of its own."""
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
+from driver import TINY, tiny_request
 
 from drfer.datasets.anny3dfe import Anny3DFE
+from drfer.engine import run_here
+from drfer.evaluation import Bench, Job, Source, collect, plan
 from drfer.experiment import PRESETS
 from drfer.preprocessing import preprocess
 from drfer.protocol import drawn_subjects, protocol_keys
+from drfer.store import Store
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,3 +43,24 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A tiny evaluation, done in one process in one go."""
+
+    bench: Bench
+    jobs: dict[str, Job]
+    folder: Path
+    result: dict
+
+
+@pytest.fixture(scope="session")
+def finished(faces, tmp_path_factory):
+    folder, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    bench, request = Bench(Source(), TINY, Store(folder / "store")), tiny_request()
+    jobs = plan(request, faces)
+    assert run_here(jobs, bench) == []
+    torch.set_num_threads(threads)
+    return Finished(bench, jobs, folder, collect(request, Source(), faces, bench.store, folder))

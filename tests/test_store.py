@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from drfer.experiment import PARENTS, PRESETS, Run, assemble, run_fold
-from drfer.jobs import written_whole
+from drfer.jobs import read_arrays, written_whole
 from drfer.scan import DrferError
 from drfer.store import Store
 
@@ -107,6 +109,58 @@ def test_a_damaged_checkpoint_is_said_and_dropped(tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-5])
     assert store.load_checkpoint("stage-1") is None
     assert "is damaged" in capsys.readouterr().out and not path.exists()
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, lambda path: path.write_bytes(b"")])
+def test_a_checkpoint_damaged_anywhere_is_dropped(tmp_path, damage, capsys):
+    store = Store(tmp_path)
+    store.save_checkpoint("stage-1", {"a": torch.arange(100.0)}, {"curves": [{"loss": 1.0}] * 9})
+    damage(tmp_path / "stage-1.checkpoint")
+    assert store.load_checkpoint("stage-1") is None and "is damaged" in capsys.readouterr().out
+
+
+def test_nothing_is_unpickled(undisturbed, faces, monkeypatch, tmp_path):
+    """What comes from elsewhere may hold anything: no file of a store, nor of a cache of faces, is run."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("something was unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    store, run = undisturbed[0], Run(PRESETS["smoke"], fold=0)
+    for stage in STAGES:
+        assert store.load(run.result_name(stage, faces))
+    np.savez(tmp_path / "cache.npz", anything=np.array([{"an": "object"}], dtype=object))
+    assert read_arrays(tmp_path / "cache.npz") is None and not (tmp_path / "cache.npz").exists()
+
+
+def test_two_processes_may_try_the_store_at_once(tmp_path, monkeypatch):
+    """The other one removes the trial file first."""
+    original = Path.unlink
+
+    def removed_by_the_other_first(path, **options):
+        original(path)
+        original(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", removed_by_the_other_first)
+    Store(tmp_path).check_writable()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_held_until_its_process_ends(tmp_path):
+    store = Store(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from pathlib import Path; from drfer.store import Store\n"
+         "with Store(Path(sys.argv[1])).lock('stage-1'): print('held', flush=True); sys.stdin.read()", str(tmp_path)],
+        stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout.readline() == "held\n" and store.is_locked("stage-1") and not store.is_locked("stage-2")
+    holder.kill()
+    holder.communicate()
+    assert not store.is_locked("stage-1")
+    with store.lock("stage-1"):
+        assert store.is_locked("stage-1")
+    assert not store.is_locked("stage-1")
 
 
 def test_every_setting_that_matters_changes_the_name(faces):

@@ -6,12 +6,14 @@ import numpy as np
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 
 def tsne(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """t-SNE of features (n, d) to (n, 2) (van der Maaten & Hinton 2008)."""
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    with threadpool_limits(1):  # several threads add up in any order, and the last digit moves the whole picture
+        return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
 def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
