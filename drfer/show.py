@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,12 @@ import numpy as np
 from drfer.figures import sheet, surface_light
 
 GREY = "#9a9a9a"
+ZOOM = 1.4
+"""how large plotly draws the cube of a 3D panel"""
+LIGHTING, LAMP = dict(ambient=0.2, diffuse=0.75, specular=0.05), dict(x=-500, y=-700, z=-1000)
+"""above the viewer's shoulder: with an orthographic camera plotly 7.1 takes the lamp's place with the other sign"""
+PLOTLY_SIZE = 0.4
+"""of a marker that looks one pixel wide with that camera"""
 LIVE = "(In JupyterLab a picture to turn and to move by sliders stands here once the cell has run; a still follows.)"
 
 
@@ -30,7 +36,7 @@ class Layer:
     triangles: np.ndarray | None = None
     colour: str | None = None
     values: np.ndarray | None = None
-    size: float = 2.5
+    size: float = 3
     line: bool = False
 
     @property
@@ -68,62 +74,57 @@ def explore(
     stills: the values to show side by side where no front end runs, by default the function's own."""
     import ipywidgets
 
-    figure = live_figure(function(), scale, axes)
+    pictures = [function(**values) for values in stills or [{}]]
+    figure = live_figure(function(), scale, axes, pictures)
 
     @functools.wraps(function)
     def answer(**values):
         update_figure(figure, function(**values))
 
     _display_widget(ipywidgets.VBox([ipywidgets.interactive(answer, **sliders), figure]))
-    pictures = [function(**values) for values in stills or [{}]]
-    panels = [panel for picture in pictures for panel in picture.items()]
-    still(still_figure(panels, scale, axes, columns))
+    still(still_figure([panel for picture in pictures for panel in picture.items()], scale, axes, columns))
 
 
-def live_figure(picture: Picture, scale=None, axes=("x, mm", "y, mm")):
-    """Plotly's widget of a picture: one millimetre is as long in all panels, and stays so when sliders move."""
+def live_figure(picture: Picture, scale=None, axes=("x, mm", "y, mm"), others: Sequence[Picture] = ()):
+    """Plotly's widget of a picture: one millimetre is as long in all panels, and stays so when sliders move. others:
+    what sliders may lead to, for which there shall be room, too."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    flat = next(iter(picture.values()))[0].is_flat
-    kinds = [[{"type": "xy" if flat else "scene"}] * len(picture)]
-    grid = make_subplots(
-        1, len(picture), specs=kinds, subplot_titles=list(picture), horizontal_spacing=0.02 + 0.06 * flat
+    count, flat = len(picture), next(iter(picture.values()))[0].is_flat
+    kinds, space = [[{"type": "xy" if flat else "scene"}] * count], 0.02 + 0.06 * flat
+    figure = go.FigureWidget(
+        make_subplots(1, count, specs=kinds, subplot_titles=list(picture), horizontal_spacing=space)
     )
-    figure = go.FigureWidget(grid)
-    for number, layers in enumerate(picture.values(), start=1):
+    for column, layers in enumerate(picture.values(), start=1):
         for layer in layers:
-            figure.add_trace(_trace(layer, scale), row=1, col=number)
-    figure.update_layout(width=min(420 * len(picture), 1100), height=440, showlegend=False, template="plotly_white",
-                         margin=dict(l=10, r=10, t=40, b=10), coloraxis=_colour_axis(scale))  # fmt: skip
+            figure.add_trace(_trace(layer), row=1, col=column)
+    colours = dict(showscale=False)
+    if scale:
+        colours = dict(cmin=scale[0], cmax=scale[1], colorbar=dict(title=scale[2], len=0.7))
+    figure.update_layout(width=min(420 * count, 1100), height=440, margin=dict(l=10, r=10, t=40, b=10), showlegend=False,
+                         template="plotly_white", coloraxis=dict(colorscale="Cividis", **colours))  # fmt: skip
     if flat:
         figure.update_xaxes(title=axes[0])
         figure.update_yaxes(title=axes[1])
         return figure
-    lows, highs = zip(*(_box(layers) for layers in picture.values()))
-    half = np.max(np.subtract(highs, lows)) / 2
-    for number, middle in enumerate(np.add(lows, highs) / 2, start=1):
-        ranges = {
-            f"{name}axis": dict(
-                title=f"{name}, mm", range=[float(m - half), float(m + half)], nticks=4, showbackground=False
-            )
-            for name, m in zip("xyz", middle)
-        }
-        camera = dict(eye=dict(x=0.0, y=0.0, z=1.6), up=dict(x=0, y=1, z=0), projection=dict(type="orthographic"))
-        figure.update_scenes(aspectmode="cube", camera=camera, **ranges, row=1, col=number)
+    boxes = np.array([_box(panels) for panels in zip(*(each.values() for each in (picture, *others)))])
+    half = 0.52 * np.ptp(boxes, axis=1).max()
+    camera = dict(eye=dict(x=0, y=0, z=1), up=dict(x=0, y=1, z=0), projection=dict(type="orthographic"))
+    cube = dict(aspectmode="manual", aspectratio=dict.fromkeys("xyz", ZOOM), camera=camera)
+    for column, middle in enumerate(boxes.mean(axis=1), start=1):
+        x, y, z = (dict(range=[m - half, m + half], nticks=4, showbackground=False) for m in middle.tolist())
+        figure.update_scenes(xaxis=dict(title=axes[0], **x), yaxis=dict(title=axes[1], **y),
+                             zaxis=dict(title="", showticklabels=False, **z), **cube, row=1, col=column)  # fmt: skip
     return figure
 
 
 def update_figure(figure, picture: Picture) -> None:
     """Another picture of as many panels and layers into a live one, in one message and without moving the camera."""
     layers = [layer for panel in picture.values() for layer in panel]
-    with figure.batch_update():
+    with figure.batch_update():  # plotly sends only what differs
         for trace, layer in zip(figure.data, layers, strict=True):
-            trace.update(_coordinates(layer))
-            if layer.shades is not None:
-                trace.update(
-                    {"intensity": layer.shades} if layer.triangles is not None else {"marker.color": layer.shades}
-                )
+            trace.update({name: value for name, value in _trace(layer).items() if name != "type"})
         for annotation, title in zip(figure.layout.annotations, picture, strict=True):
             annotation.text = title
 
@@ -153,7 +154,6 @@ def still_figure(picture, scale=None, axes=("x, mm", "y, mm"), columns: int | No
 def still(figure, dpi: int = 80) -> None:
     """Any figure of matplotlib as a small PNG, of 128 colours, in the notebook."""
     from IPython.display import display
-
     from PIL import Image
 
     file = io.BytesIO()
@@ -170,23 +170,18 @@ def _display_widget(widget) -> None:
     display({**bundle, "text/plain": LIVE}, raw=True)
 
 
-def _trace(layer: Layer, scale) -> dict:
-    mode = "lines" if layer.line else "markers"
+def _trace(layer: Layer) -> dict:
+    colours = {"color": layer.colour or GREY}
+    if layer.shades is not None:
+        colours = {"color" if layer.triangles is None else "intensity": layer.shades, "coloraxis": "coloraxis"}
     if layer.triangles is not None:
-        colours = (
-            {"color": layer.colour or GREY}
-            if layer.shades is None
-            else {"intensity": layer.shades, "coloraxis": "coloraxis"}
-        )
-        return dict(type="mesh3d", lighting=dict(ambient=0.35, diffuse=0.8, specular=0.1), hoverinfo="skip",
-                    lightposition=dict(x=300, y=400, z=1000), **_coordinates(layer), **colours)  # fmt: skip
-    colours = (
-        {"color": layer.colour or GREY} if layer.shades is None else {"color": layer.shades, "coloraxis": "coloraxis"}
-    )
-    style = {"line": {"color": layer.colour or GREY}} if layer.line else {"marker": {"size": layer.size, **colours}}
-    return dict(
-        type="scatter" if layer.is_flat else "scatter3d", mode=mode, hoverinfo="skip", **_coordinates(layer), **style
-    )
+        look = dict(type="mesh3d", lighting=LIGHTING, lightposition=LAMP, **colours)
+    elif layer.line:
+        look = dict(mode="lines", line=colours)
+    else:
+        size = layer.size if layer.is_flat else PLOTLY_SIZE * layer.size
+        look = dict(mode="markers", marker=dict(size=size, line={"width": 0}, **colours))
+    return {"type": "scatter" if layer.is_flat else "scatter3d", "hoverinfo": "skip"} | look | _coordinates(layer)
 
 
 def _coordinates(layer: Layer) -> dict:
@@ -194,14 +189,8 @@ def _coordinates(layer: Layer) -> dict:
     return found if layer.triangles is None else {**found, **dict(zip("ijk", np.asarray(layer.triangles).T))}
 
 
-def _colour_axis(scale) -> dict:
-    if scale is None:
-        return dict(colorscale="Cividis", showscale=False)
-    return dict(colorscale="Cividis", cmin=scale[0], cmax=scale[1], colorbar=dict(title=scale[2], len=0.7))
-
-
-def _box(layers: list[Layer]) -> tuple[np.ndarray, np.ndarray]:
-    points = np.concatenate([layer.points for layer in layers])
+def _box(panels: Sequence[list[Layer]]) -> tuple[np.ndarray, np.ndarray]:
+    points = np.concatenate([layer.points for layers in panels for layer in layers])
     return np.nanmin(points, axis=0), np.nanmax(points, axis=0)
 
 
@@ -215,7 +204,7 @@ def _draw(axis, layer: Layer, scale):
         order = np.argsort(layer.points[:, 2], kind="stable") if not layer.is_flat else slice(None)
         shades = layer.colour or GREY if layer.shades is None else layer.shades[order]
         mapping = {} if layer.shades is None else {"cmap": "cividis", **limits}
-        dots = axis.scatter(*layer.points[order, :2].T, c=shades, s=layer.size, linewidths=0, **mapping)
+        dots = axis.scatter(*layer.points[order, :2].T, c=shades, s=(0.65 * layer.size) ** 2, linewidths=0, **mapping)
         return None if layer.shades is None else dots
     from matplotlib.colors import LinearSegmentedColormap
 
