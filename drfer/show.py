@@ -102,7 +102,7 @@ def live_figure(picture: Picture, scale=None, axes=("x, mm", "y, mm"), others: S
     colours = dict(showscale=False)
     if scale:
         colours = dict(cmin=scale[0], cmax=scale[1], colorbar=dict(title=scale[2], len=0.7))
-    figure.update_layout(width=min(420 * count, 1100), height=440, margin=dict(l=10, r=10, t=40, b=10), showlegend=False,
+    figure.update_layout(width=min(460 * count, 1100), height=470, margin=dict(l=10, r=10, t=30, b=10), showlegend=False,
                          template="plotly_white", coloraxis=dict(colorscale="Cividis", **colours))  # fmt: skip
     if flat:
         figure.update_xaxes(title=axes[0])
@@ -186,7 +186,10 @@ def _trace(layer: Layer) -> dict:
 
 def _coordinates(layer: Layer) -> dict:
     found = dict(zip("xyz", np.asarray(layer.points, dtype=np.float32).T))
-    return found if layer.triangles is None else {**found, **dict(zip("ijk", np.asarray(layer.triangles).T))}
+    if layer.triangles is None:
+        return found
+    short = np.uint16 if len(layer.points) < 2**16 else np.int32  # less to send
+    return found | dict(zip("ijk", np.asarray(layer.triangles, dtype=short).T))
 
 
 def _box(panels: Sequence[list[Layer]]) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,7 @@ def problems(notebook):
     refuse("fewer than 5 compared cells", sum(map(is_compared, cells)) < 5)
     refuse("another version", notebook.metadata.get("drfer") != notebooks.made_with() | PINNED)
     refuse("an absolute path", any(ABSOLUTE.search(text) for text in texts(notebook)))
+    refuse("a line too long to read", any(len(line) > 105 for cell in cells for line in cell.source.splitlines()))
     refuse("a timing is compared", any(TIMED.search(cell.source) and is_compared(cell) for cell in cells))
     for output in (output for cell in cells for output in cell.outputs):
         refuse("an error", output.output_type == "error")
@@ -114,6 +115,7 @@ SPOILS = {
     "fewer than 5 compared cells": lambda notebook, cell: [
         other.outputs.clear() for other in code_cells(notebook) if is_compared(other)
     ],
+    "a line too long to read": lambda notebook, cell: cell.update(source="#" * 106),
     "opens without": lambda notebook, cell: notebook.cells[0].update(source="# Hello"),
     "an error": lambda notebook, cell: cell.outputs.append(
         nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
