@@ -6,7 +6,7 @@ PIP_ARGS ?=
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: demo test lab setup clean
+.PHONY: demo test lab student notebooks setup clean
 
 demo: setup
 	$(BIN)/drfer reproduce
@@ -16,6 +16,14 @@ test: setup
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+# for teachers: copies without solutions and outputs
+student: setup
+	$(BIN)/python -m drfer.notebooks student notebooks student
+
+# for authors: every notebook run again, in place
+notebooks: setup
+	$(BIN)/python -m drfer.notebooks run notebooks/*.ipynb
 
 setup: $(READY)
 

@@ -141,12 +141,17 @@ def draw_cloud(axis, points: np.ndarray) -> None:
 
 def draw_scan(axis, points: np.ndarray, triangles: np.ndarray) -> None:
     """A raw scan, (n, 3) mm and (m, 3), from the front, shaded by its surface's direction."""
+    light = surface_light(points, triangles)
+    axis.tripcolor(points[:, 0], points[:, 1], triangles, facecolors=light, cmap="gray", vmin=-0.2, vmax=1)
+    axis.set(aspect="equal", xlabel="x, mm", ylabel="y, mm")
+
+
+def surface_light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """How brightly a lamp above the viewer's shoulder lights each triangle, (m,), -1 to 1."""
     corners = points[triangles].astype(float)
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12
-    light = normals @ np.array([0.3, 0.4, 0.85])
-    axis.tripcolor(points[:, 0], points[:, 1], triangles, facecolors=light, cmap="gray", vmin=-0.2, vmax=1)
-    axis.set(aspect="equal", xlabel="x, mm", ylabel="y, mm")
+    return normals @ np.array([0.3, 0.4, 0.85])
 
 
 def scan_sheet(scans: list[list[FaceScan]], title: str):
