@@ -284,7 +284,7 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
     """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
     which order; samples.npz; and provenance.json, which says where and how long. Returns the first."""
     rows: dict[str, list] = {row: [] for row in request.rows}
-    levels = sorted({key.level for key in faces.keys if key.expression != NEUTRAL})  # the dataset's, not the preset's
+    levels = tuple(sorted({key.level for key in faces.keys if key.expression != NEUTRAL}))  # the dataset's, not the preset's
     result = {
         "dataset": source.name,
         "data hash": faces.hash,

@@ -181,7 +181,7 @@ def test_a_thousand_folds_are_planned_listed_and_summarised_in_seconds(tmp_path)
     preset = PRESETS["classroom"]
     subjects = drawn_subjects([f"S{number:03d}" for number in range(100)], preset.protocol)
     keys, none = protocol_keys(subjects, preset.protocol), np.zeros(0)
-    faces = FaceSet(keys, none, none, none, none, none, "0" * 64)
+    faces = FaceSet(keys, none, none, none, none, none, none, "0" * 64)
     request = Request.of_names(preset, ("main",), (), tuple(range(10)), 100, 0)
     store = Store(tmp_path / "store")
     for job in plan(request, faces).values():
