@@ -96,7 +96,7 @@ def _failed(ray, by_reference: dict, store: Store) -> set[str]:
                     print(said, end="")
                 except ray.exceptions.RayError as error:
                     if failed.isdisjoint(job.parents):  # else it is the parent's
-                        _fail(job.name, f"lost {LARGEST_LOSSES + 1} workers ({type(error).__name__})", store)
+                        _fail(job.name, f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}", store)
                 if not done:
                     failed.add(job.name)
     return failed

@@ -233,7 +233,7 @@ def test_a_job_that_loses_its_workers_too_often_fails(cluster, faces, tmp_path, 
     with meanwhile(kill):
         assert on(cluster, jobs, store) == sorted(jobs)
     assert counts(status(jobs, store)) == {"i-expression": (0, 0, 1, 0), "ii-expression": (0, 0, 0, 1)}
-    assert "failed: lost 1 workers" in status(jobs, store)
+    assert "failed: WorkerCrashedError" in status(jobs, store)
     assert on(cluster, other, store) == []
 
 
