@@ -16,8 +16,8 @@ from torch import Tensor
 
 from drfer.scan import ShapeError
 
-# numba's own threads: sharing OpenMP with torch would reset the number of threads that torch was given
-numba.config.THREADING_LAYER = "workqueue"
+# OpenMP's threads look for work for a moment before they sleep (see drfer/__init__.py); numba's own ones sleep at once
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
@@ -48,6 +48,7 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
 
 def farthest_point_order(points: np.ndarray, count: int, start: int = 0) -> np.ndarray:
     """Farthest point sampling of one cloud (N, 3) on the CPU: indices (count,) int64, the first of them `start`."""
+    use_torch_threads()
     return _farthest_points_compiled(np.ascontiguousarray(points, dtype=np.float32)[None], count, start)[0]
 
 
@@ -152,7 +153,10 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def use_torch_threads() -> None:
     """Let numba's loops take as many threads as torch does."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:  # numba's first call starts OpenMP's threads, as many as there are cores
+        torch.set_num_threads(threads)
 
 
 def _check_points(*clouds: Tensor) -> None:
