@@ -165,14 +165,15 @@ def _check_points(*clouds: Tensor) -> None:
             raise ShapeError(f"point clouds must be (B, N, 3) of one batch, not {[tuple(c.shape) for c in clouds]}")
 
 
-BLOCK = 32
-"""points that farthest point sampling updates, or passes over, together"""
+BLOCK, GROUP = 32, 16
+"""points that are updated, or passed over, together; and blocks of them that are passed over together"""
 
 
 @numba.njit(parallel=True, cache=True)
 def _farthest_points_compiled(points, count, start):
-    """Farthest point sampling that looks only where something can change: neighbours are put into blocks, and a block
-    whose box is farther from the latest point than all of its points are from the chosen ones stays as it is.
+    """Farthest point sampling that looks only where something can change: neighbours are put into blocks, and blocks
+    into groups; a block or group whose box is farther from the latest point than all of its points are from the chosen
+    ones stays as it is.
 
     Exact, to the last bit: float subtraction, product and sum are monotone, so the distance computed to the box is
     never more than the one computed to a point in it.
@@ -181,35 +182,47 @@ def _farthest_points_compiled(points, count, start):
     chosen = np.full((batch, count), start, dtype=np.int64)
     for cloud in numba.prange(batch):
         order = np.argsort(_place_codes(points[cloud]))
-        low, high = _boxes(points[cloud], order)
+        low, high = _boxes(points[cloud], order, BLOCK)
+        low_of_group, high_of_group = _boxes(points[cloud], order, BLOCK * GROUP)
         # coordinate by coordinate, so that the inner loop runs in vector registers
         xs, ys, zs = points[cloud, order, 0], points[cloud, order, 1], points[cloud, order, 2]
         squared = np.full(len(order), np.inf, dtype=points.dtype)
         farthest_of = np.full(len(low), np.inf, dtype=points.dtype)
-        zero = points.dtype.type(0)
+        farthest_of_group = np.full(len(low_of_group), np.inf, dtype=points.dtype)
         for step in range(1, count):
             x, y, z = points[cloud, chosen[cloud, step - 1]]
-            for block in range(len(low)):
-                dx = max(low[block, 0] - x, x - high[block, 0], zero)
-                dy = max(low[block, 1] - y, y - high[block, 1], zero)
-                dz = max(low[block, 2] - z, z - high[block, 2], zero)
-                if dx * dx + dy * dy + dz * dz < farthest_of[block]:
-                    first, end = block * BLOCK, min((block + 1) * BLOCK, len(order))
-                    farthest = np.float32(-1)
-                    for i in range(first, end):
-                        dx, dy, dz = xs[i] - x, ys[i] - y, zs[i] - z
-                        squared[i] = min(squared[i], dx * dx + dy * dy + dz * dz)
-                        farthest = max(farthest, squared[i])
-                    farthest_of[block] = farthest
-            farthest = farthest_of.max()
-            lowest = len(order)
-            for block in range(len(low)):
-                if farthest_of[block] == farthest:  # equally far points: the lowest index, as everywhere
-                    for i in range(block * BLOCK, min((block + 1) * BLOCK, len(order))):
-                        if squared[i] == farthest and order[i] < lowest:
-                            lowest = order[i]
+            for group in range(len(low_of_group)):
+                if _squared_to_box(low_of_group, high_of_group, group, x, y, z) < farthest_of_group[group]:
+                    farthest_of_group[group] = -1
+                    for block in range(group * GROUP, min((group + 1) * GROUP, len(low))):
+                        if _squared_to_box(low, high, block, x, y, z) < farthest_of[block]:
+                            farthest = np.float32(-1)
+                            for i in range(block * BLOCK, min((block + 1) * BLOCK, len(order))):
+                                dx, dy, dz = xs[i] - x, ys[i] - y, zs[i] - z
+                                squared[i] = min(squared[i], dx * dx + dy * dy + dz * dz)
+                                farthest = max(farthest, squared[i])
+                            farthest_of[block] = farthest
+                        farthest_of_group[group] = max(farthest_of_group[group], farthest_of[block])
+            farthest = farthest_of_group.max()
+            lowest = len(order)  # equally far points: the lowest index, as everywhere
+            for group in np.flatnonzero(farthest_of_group == farthest):
+                for block in range(group * GROUP, min((group + 1) * GROUP, len(low))):
+                    if farthest_of[block] == farthest:
+                        for i in range(block * BLOCK, min((block + 1) * BLOCK, len(order))):
+                            if squared[i] == farthest and order[i] < lowest:
+                                lowest = order[i]
             chosen[cloud, step] = lowest
     return chosen
+
+
+@numba.njit(cache=True, inline="always")
+def _squared_to_box(low, high, box, x, y, z):
+    """Squared distance of a point from one of some boxes, 0 inside."""
+    zero = low.dtype.type(0)
+    dx = max(low[box, 0] - x, x - high[box, 0], zero)
+    dy = max(low[box, 1] - y, y - high[box, 1], zero)
+    dz = max(low[box, 2] - z, z - high[box, 2], zero)
+    return dx * dx + dy * dy + dz * dz
 
 
 @numba.njit(cache=True)
@@ -227,15 +240,15 @@ def _place_codes(points):
 
 
 @numba.njit(cache=True)
-def _boxes(points, order):
-    """Lowest and highest coordinates (blocks, 3) of the points of each block."""
-    blocks = (len(order) + BLOCK - 1) // BLOCK
+def _boxes(points, order, size):
+    """Lowest and highest coordinates (blocks, 3) of each block of so many points."""
+    blocks = (len(order) + size - 1) // size
     low = np.full((blocks, 3), np.inf, dtype=points.dtype)
     high = np.full((blocks, 3), -np.inf, dtype=points.dtype)
     for i in range(len(order)):
         for axis in range(3):
-            low[i // BLOCK, axis] = min(low[i // BLOCK, axis], points[order[i], axis])
-            high[i // BLOCK, axis] = max(high[i // BLOCK, axis], points[order[i], axis])
+            low[i // size, axis] = min(low[i // size, axis], points[order[i], axis])
+            high[i // size, axis] = max(high[i // size, axis], points[order[i], axis])
     return low, high
 
 
@@ -271,7 +284,7 @@ def _nearest_compiled(queries, points):
     index = np.zeros((batch, total), dtype=np.int64)  # a query that is NaN is nearest to nothing
     for cloud in numba.prange(batch):
         order, turns = np.argsort(_place_codes(points[cloud])), np.argsort(_place_codes(queries[cloud]))
-        low, high = _boxes(points[cloud], order)
+        low, high = _boxes(points[cloud], order, BLOCK)
         low_x, low_y, low_z = low[:, 0].copy(), low[:, 1].copy(), low[:, 2].copy()
         high_x, high_y, high_z = high[:, 0].copy(), high[:, 1].copy(), high[:, 2].copy()
         xs, ys, zs = points[cloud, order, 0], points[cloud, order, 1], points[cloud, order, 2]
