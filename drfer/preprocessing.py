@@ -19,7 +19,7 @@ from drfer.registration import RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
 from drfer.surface import border_edges, edge_codes, nearest_on_surface
 
-VERSION = 5
+VERSION = 6
 """raised whenever the same scan could come out differently"""
 
 
@@ -77,13 +77,10 @@ def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) 
     they are left where the template has them)."""
     points = scan.points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
     template = common_mesh.load()
-    vertices = template.vertices[template.by_place]
-    triangle, weights = nearest_on_surface(vertices, points, scan.triangles, settings.largest_distance)
-    places = np.einsum("nc,ncd->nd", weights, points[scan.triangles[triangle]])
-    missing = (triangle < 0) | _on_border(triangle, weights, scan.triangles)
-    places[triangle < 0] = vertices[triangle < 0]
-    back = np.argsort(template.by_place)
-    return places[back], missing[back]
+    triangle, weights, places = nearest_on_surface(
+        template.vertices, points, scan.triangles, settings.largest_distance, template.by_place
+    )
+    return places, (triangle < 0) | _on_border(triangle, weights, scan.triangles)
 
 
 def _on_border(triangle: np.ndarray, weights: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -109,12 +106,12 @@ def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str
             f"{registration.share:.0%} of it, strain {registration.strain:.1f}); check its orientation and unit"
         )
     places, missing = resample(scan, registration.pose, settings)
-    seen = places[~missing]
+    seen = (places[~missing] / settings.frame_length).astype(np.float32)  # rounded before it is ordered, and so in order
     if len(seen) < settings.points:
         raise ScanFormatError(f"{scan.source}, scan {scan.key}: only {len(seen)} of the template's vertices are seen")
     order = farthest_point_order(seen, settings.points)  # from the first template vertex seen: the nose tip
     return {
-        "cloud": (seen[order] / settings.frame_length).astype(np.float32),
+        "cloud": seen[order],
         "vertices": (places[: settings.template_points] / settings.frame_length).astype(np.float32),
         "missing": missing[: settings.template_points],
         "pose": registration.pose,

@@ -102,12 +102,15 @@ def test_nearest_on_surface_is_what_libigl_finds(database, damages):
     in_head_frame = (scan.points - truth[:3, 3]) @ truth[:3, :3]
     points, triangles = damaged(np.random.default_rng(2), in_head_frame, scan.triangles, damages)
     places = np.concatenate([template.vertices[template.by_place] + template.origin, [[0, 0, 500], [900, 0, 0]]])
-    triangle, weights = nearest_on_surface(places, points, triangles, reach)
+    triangle, weights, nearest = nearest_on_surface(places, points, triangles, reach, np.arange(len(places)))
+    shuffled = np.random.default_rng(3).permutation(len(places))
+    assert np.allclose(nearest_on_surface(places, points, triangles, reach, shuffled)[2], nearest)
     squared, _, _ = igl.point_mesh_squared_distance(places, points, triangles.astype(np.int64))
     assert np.array_equal(triangle >= 0, squared <= reach**2) and not (triangle >= 0)[-2:].any()
     within = triangle >= 0
     found = np.einsum("nc,ncd->nd", weights[within], points[triangles[triangle[within]]])
     assert np.allclose(np.linalg.norm(found - places[within], axis=1), np.sqrt(squared[within]), atol=1e-4)
+    assert np.array_equal(nearest[within], found) and np.array_equal(nearest[~within], places[~within])
     assert weights.min() >= 0 and np.allclose(weights[within].sum(axis=1), 1)
 
 
