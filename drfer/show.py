@@ -7,6 +7,7 @@ matplotlib, so that a notebook reads well on a code host too. `still` alone is f
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 from collections.abc import Callable, Sequence
@@ -154,13 +155,33 @@ def still_figure(picture, scale=None, axes=("x, mm", "y, mm"), columns: int | No
 def still(figure, dpi: int = 80) -> None:
     """Any figure of matplotlib as a small PNG, of 128 colours, in the notebook."""
     from IPython.display import display
+
+    display({"image/png": _png(figure, dpi), "text/plain": "(a picture)"}, raw=True)
+
+
+def pick(shown: dict[str, object], dpi: int = 80) -> None:
+    """A menu of figures of matplotlib and of texts in Markdown, all drawn beforehand; the first figure is the still."""
+    import ipywidgets
+    from nbconvert.filters import markdown2html
+
+    pages = {
+        name: markdown2html(what) if isinstance(what, str)
+        else f'<img src="data:image/png;base64,{base64.b64encode(_png(what, dpi)).decode()}">'
+        for name, what in shown.items()
+    }  # fmt: skip
+    menu, page = ipywidgets.Dropdown(options=list(pages), description="show"), ipywidgets.HTML(next(iter(pages.values())))
+    menu.observe(lambda change: page.set_trait("value", pages[change["new"]]), "value")
+    _display_widget(ipywidgets.VBox([menu, page]))
+    still(next(what for what in shown.values() if not isinstance(what, str)), dpi)
+
+
+def _png(figure, dpi: int) -> bytes:
     from PIL import Image
 
-    file = io.BytesIO()
+    file, small = io.BytesIO(), io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
-    small = io.BytesIO()
     Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    display({"image/png": small.getvalue(), "text/plain": "(a picture)"}, raw=True)
+    return small.getvalue()
 
 
 def _display_widget(widget) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drfer.show import Layer, explore, live_figure, show, still_figure, update_figure
+from drfer.show import Layer, explore, live_figure, pick, show, still_figure, update_figure
 
 CLOUD = np.random.default_rng(0).normal(size=(20, 3))
 TRIANGLES = np.array([[0, 1, 2], [3, 4, 5]])
@@ -71,3 +71,13 @@ def test_a_plane_has_its_own_axes():
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("first", "second")
     live = live_figure(flat, axes=("first", "second"))
     assert [trace.type for trace in live.data] == ["scatter", "scatter"] and live.layout.xaxis.title.text == "first"
+
+
+def test_a_menu_has_figures_and_texts_and_the_first_figure_stands_still(displayed, monkeypatch):
+    live = []
+    monkeypatch.setattr("drfer.show._display_widget", live.append)
+    pick({"a table": "| a | b |\n|---|---|\n| 1 | 2 |", "a picture": still_figure(picture())})
+    menu, page = live[0].children
+    assert "<td>1</td>" in page.value and [list(bundle) for bundle in displayed] == [["image/png", "text/plain"]]
+    menu.value = "a picture"
+    assert page.value.startswith('<img src="data:image/png;base64,')
