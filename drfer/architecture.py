@@ -29,10 +29,10 @@ def untrained(preset: Preset) -> DrFER:
 
 
 def stages_of(name: str) -> str:
-    """The stages that train a module, "i · iii": read from the stages themselves."""
+    """The paper's stages that train a module, "i · iii": read from the stages themselves."""
     found = {
         stage.name.split("-")[0]
-        for stage in STAGES.values()
+        for stage in (STAGES[name] for name in PRESETS["paper"].trainings)
         if any(f"{name}.".startswith(f"{part}.") for part in stage.trained)
     }
     return " · ".join(sorted(found, key=len))

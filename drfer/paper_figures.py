@@ -153,7 +153,7 @@ def pose_curves(evaluations: list[Evaluation]) -> Figure:
             axis.axhline(80, color="#555555", linewidth=0.9, linestyle=":", label="the paper:\nall above 80 %")
             axis.set_title(f"{title}\n{', '.join(counts)}", size=9)
             axis.set(xlabel="angle, degrees", xticks=range(-80, 81, 40), xlim=(-88, 88))
-        low = min(70, *(axis.get_ylim()[0] for axis in axes.flat))
+        low = max(0, min(70, *(axis.get_ylim()[0] for axis in axes.flat)))
         for axis in axes.flat:
             axis.set_ylim(low, 100)
         axes[0, 0].set_ylabel("accuracy, %")

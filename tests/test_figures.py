@@ -267,6 +267,7 @@ def test_a_changed_size_changes_what_is_drawn():
 
 
 def test_stage_labels_come_from_the_stages():
+    assert architecture.stages_of("expression.classifier") == "i · ii · iii"
     assert architecture.stages_of("expression.encoder") == "i · ii · iii"
     assert architecture.stages_of("identity.classifier") == "i"
     assert architecture.stages_of("identity.decoder") == "ii · iii"
