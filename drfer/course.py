@@ -1,4 +1,4 @@
-"""The model of notebook 09: the one that comes with the kit or, without it, a small one that is trained at once."""
+"""The small training of notebooks 03 to 05, and the model of notebook 09: the kit's own or, without it, that small one."""
 
 from dataclasses import replace
 from importlib import import_module

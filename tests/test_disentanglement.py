@@ -84,7 +84,7 @@ def test_the_true_face_of_the_average_head_is_the_template():
     face = true_faces(average, "nobody", np.zeros((1, len(head.units))))[0]
     apart = np.linalg.norm(face - common_mesh.load().vertices, axis=1)
     # on some processors the head model puts a few vertices at the corners of the eyes 0.2 mm elsewhere
-    assert np.quantile(apart, 0.999) < 0.05 and apart.max() < 0.25
+    assert (apart > 0.05).sum() < 20 and apart.max() < 0.25
 
 
 def test_a_scan_lies_on_its_true_face_and_on_no_other(database, faces):
