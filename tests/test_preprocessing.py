@@ -198,18 +198,28 @@ def test_a_scan_that_cannot_be_one_is_refused(database, damage, message):
 
 def no_faces():
     """Triangle meshes of a head's size that are none."""
-    hand = [trimesh.creation.box((80, 90, 25))]
-    for x in (-30, -10, 10, 30):
-        finger = trimesh.creation.capsule(70, 9)
-        finger.apply_transform(trimesh.transformations.rotation_matrix(-np.pi / 2, (1, 0, 0)))
-        hand.append(finger.apply_translation((x, 45, 0)))
+    hands = {f"hand, fingers spread by {spread} degrees": hand(spread) for spread in (0, 4, 8, 12)}
     return {
         "ball": trimesh.creation.icosphere(4, 75),
         "box": trimesh.creation.box((150, 200, 60)).subdivide_to_size(5),
         "plane": trimesh.creation.box((160, 200, 1)).subdivide_to_size(5),
         "torus": trimesh.creation.torus(80, 30, 64, 64),
-        "hand": trimesh.util.concatenate(hand).subdivide_to_size(5),
+        **hands,
     }
+
+
+def hand(spread):
+    """A rounded palm, four fingers and a thumb, mm."""
+    palm = trimesh.creation.icosphere(4).apply_scale((42, 48, 15))
+    parts = [palm]
+    for number, (length, angle, x, y) in enumerate(
+        [(55, 45, -35, 0), *((75, spread * (1.5 - k), 18 * k - 27, 38) for k in range(4))]
+    ):
+        finger = trimesh.creation.capsule(length, 9)
+        for degrees, axis in ((-90, (1, 0, 0)), (angle, (0, 0, 1))):
+            finger.apply_transform(trimesh.transformations.rotation_matrix(np.radians(degrees), axis))
+        parts.append(finger.apply_translation((x, y, number % 2)))
+    return trimesh.util.concatenate(parts).subdivide_to_size(6)
 
 
 @pytest.mark.parametrize("shape", no_faces())
