@@ -165,6 +165,7 @@ SENSITIVITY = {
     "chamfer mean": Row("iii", losses={"reduction": "mean"}),
     "triplet on raw features": Row("iii", losses={"normalised": False}),
     "triplet of the hardest": Row("iii", losses={"mining": "hard"}),
+    "statistics of decoded faces": Row("iii", losses={"count_decoded": True}),
     "half the epochs": Row("iii", training=lambda training: replace(training, epochs=-(-training.epochs // 2))),
     "dropout up to 0.875": Row(
         "iii", training=lambda training: replace(training, augmentation=Augmentation(largest_dropout=0.875))
@@ -229,7 +230,7 @@ class Run:
             sizes = replace(sizes, gaussian_feature=False)
             settings = LossSettings(reduction=settings.reduction)
         if stage != "iii":
-            settings = replace(settings, fusion=True)
+            settings = replace(settings, fusion=True, count_decoded=False)
         if stage not in ("i-fusion", "ii-expression", "ii-identity", "iii"):
             settings = LossSettings()
         return sizes, settings
@@ -301,7 +302,7 @@ def _train_stage(run: Run, stage: Stage, result_name: str, faces: FaceSet, data:
         "seconds": round(trainer.seconds, 1),
         "provenance": provenance(),
     }
-    if stage.name in TESTED:
+    if stage.name in TESTED and len(data.test):
         truth = data.labels[data.test].cpu().numpy()
         predicted = predict(trainer.model, data.clouds[data.test])[1].argmax(axis=1)
         record["test"] = {"truth": truth.tolist(), "predicted": predicted.tolist()}

@@ -63,6 +63,8 @@ class LossSettings:
     reduction: str = "sum"
     fusion: bool = True
     fusion_weight: float = losses.FUSION_WEIGHT
+    count_decoded: bool = False
+    """whether batch norm's running statistics follow the decoded faces of the cross-over too, and not scans alone"""
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ def _stage_iii(model: DrFER, settings: LossSettings) -> StepLoss:
     """Equation (10); gradients flow through the cross-over into both branches."""
 
     def loss(batch: Batch) -> dict[str, Tensor]:
-        out = model.disentangle(batch.cloud, fuse=settings.fusion)
+        out = model.disentangle(batch.cloud, settings.fusion, settings.count_decoded)
         terms = _expression_terms(
             model, settings, batch, out.expression_face, out.expression_feature, out.feature_mean,
             out.feature_log_variance,
@@ -294,7 +296,11 @@ STAGES = {
         Stage("ii-expression", "stage ii, expression", ("expression",), _stage_ii_expression),
         Stage("ii-identity", "stage ii, identity", ("identity.encoder", "identity.decoder"), _stage_ii_identity),
         Stage(
-            "iii", "stage iii, end to end", ("expression", "identity.encoder", "identity.decoder", "fusion"), _stage_iii
+            "iii",
+            "stage iii, end to end",
+            ("expression", "identity.encoder", "identity.decoder", "fusion"),
+            _stage_iii,
+            version=4,
         ),
         Stage("head", "fresh classifier", ("expression.classifier",), _head, fresh=("expression.classifier",)),
         Stage("ii-control", "control, stage ii", _CLASSIFICATION, _stage_i_expression),
