@@ -52,7 +52,7 @@ class Selection:
     rows: tuple[str, ...] = ("main",)
     """main (baseline and DrFER), table3 (its nine rows and a control), readings (where the paper is silent), or names"""
     measures: tuple[str, ...] = ()
-    """all, or of pose, features, disentanglement, samples"""
+    """all, or of pose, features, disentanglement, diagnosis, samples"""
     folds: tuple[int, ...] = ()
     """which; all if none is named"""
     repeats: int = 1
@@ -202,6 +202,42 @@ def bench(json: Path | None = None) -> None:
         json.write_text(dumps({"rows": [asdict(row) for row in rows], "provenance": provenance()}, indent=1))
 
 
+def predict(
+    scans: tyro.conf.Positional[tuple[Path, ...]], up: str = "y", out: Path = Path("runs/predicted"), json: bool = False
+) -> None:
+    """Say which expression each scan shows, by the trained model that comes with the kit, and draw what it saw.
+
+    Args:
+        scans: OBJ, PLY, STL, .wrl or .bnt, each of one face, turned by up to 30 degrees from the front.
+        up: the axis that points up in them: x, y, z, -x, -y or -z.
+        out: folder for the pictures.
+        json: print JSON, one line a scan, instead of text.
+    """
+    from json import dumps
+
+    from drfer import predict as predicting
+    from drfer import shipped
+    from drfer.jobs import written_whole
+
+    loaded = shipped.load()
+    if loaded is None:
+        raise DrferError(f"this checkout has no trained model: {shipped.PATH.name} is missing")
+    refused = 0
+    for number, path in enumerate(scans, 1):
+        try:
+            found = predicting.predict(loaded[0], predicting.read_scan(path, up))
+        except DrferError as error:  # the others may be faces
+            refused += 1
+            print(dumps({"scan": str(path), "refused": str(error)}) if json else f"{path}: refused\n  {error}")
+            continue
+        drawn = out / f"{number:02d}-{path.stem}.png"
+        with written_whole(drawn) as target:
+            predicting.picture(found).savefig(target, dpi=80)
+        print(dumps(found.as_json() | {"picture": str(drawn)}) if json else f"{found.as_text()}\n  picture: {drawn}")
+    if refused:
+        sys.exit(2)
+
+
 def doctor() -> None:
     """Say what is installed, what computes where, and what is amiss."""
     import torch
@@ -235,7 +271,7 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             {
                 command.__name__: command
-                for command in (reproduce, crossval, status, figures, faces, check, bench, doctor)
+                for command in (reproduce, crossval, status, figures, faces, check, predict, bench, doctor)
             },
             prog="drfer",
             description="DrFER: disentangled representations for 3D facial expression recognition.",

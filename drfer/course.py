@@ -1,9 +1,9 @@
 """The small training of notebooks 03 to 05, and the model of notebook 09: the kit's own or, without it, that small one."""
 
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 
+from drfer import shipped
+from drfer.datasets.anny3dfe import Anny3DFE
 from drfer.evaluation import prepare_faces
 from drfer.experiment import PRESETS, Run, assemble, run_stage
 from drfer.jobs import cache_folder
@@ -22,16 +22,25 @@ SMALL = replace(PRESETS["smoke"], name="small", sizes=replace(PRESETS["smoke"].s
 
 def small_run(database):
     """Run, faces and store of a run on 12 subjects: in the user's cache folder, or trained in a minute on two cores."""
-    run, faces, store = Run(SMALL, fold=3), prepare_faces(database, SMALL), Store(cache_folder() / "course")
+    run, faces, store = Run(SMALL, fold=0), prepare_faces(database, SMALL), Store(cache_folder() / "course")
     run_stage(run, "iii", faces, run.data(faces), store)
     return run, faces, store
 
 
-def trained_model(database):
-    """A model after all stages, those of a database's subjects that it never saw, and where it is from, in words."""
-    if find_spec("drfer.shipped") and (loaded := import_module("drfer.shipped").load()):
-        unseen = [subject for subject in database.subjects if subject not in loaded[1]["training subjects"]]
-        return loaded[0].eval(), unseen, "loaded: the trained model that comes with the kit"
+def trained_model():
+    """A model after all stages, a database with its preprocessed faces, those of its subjects that the model never saw
+    and that are mixed, and where the model is from, in words."""
+    if loaded := shipped.load():
+        database = Anny3DFE(SMALL.dataset_subjects, seed=1)  # another population: the model knows all of the first
+        faces = prepare_faces(database, SMALL)
+        return loaded[0], database, faces, Run(SMALL, 0).test_subjects(faces), "loaded: the kit's trained model"
+    database = Anny3DFE(SMALL.dataset_subjects)
     run, faces, store = small_run(database)
     model = assemble(run, ("iii",), faces, run.data(faces), store).eval()
-    return model, run.test_subjects(faces), "trained here: a small model, since none comes with the kit"
+    return (
+        model,
+        database,
+        faces,
+        run.test_subjects(faces),
+        "trained here: a small model, since none comes with the kit",
+    )

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from drfer import datasets
-from drfer.analysis import disentanglement
+from drfer.analysis import diagnosis, disentanglement
 from drfer.analysis import features as planes
 from drfer.experiment import (
     BASELINE,
@@ -203,6 +203,27 @@ def _disentanglement(bench: Bench, run: Run) -> tuple[dict, dict]:
     return {}, disentanglement.measure(*models, data, bench.faces, bench.dataset, run.seed)
 
 
+def _diagnosis(bench: Bench, run: Run) -> tuple[dict, dict]:
+    """Of the later stages, with the weights that each starts from and ends with."""
+    data = bench.data(run)
+    chain = [("i-expression", "i-identity"), ("ii-expression", "ii-identity", "i-fusion"), ("iii",)]
+    models = [assemble(run, stages, bench.faces, data, bench.store) for stages in chain]
+    norms = {
+        stage: {
+            when: diagnosis.gradient_norms(stage, model, data, run.preset.training(stage), run.losses, run.seed)
+            for when, model in zip(("start", "end"), models[place:])
+        }
+        for place, stage in enumerate(("ii-expression", "iii"))
+    }
+    return {}, {
+        "gradient norm": norms,
+        "feature movement": {
+            row: diagnosis.feature_movement(before, after, data)
+            for row, before, after in zip(("stage i + ii", METHOD), models, models[1:])
+        },
+    }
+
+
 def _samples(bench: Bench, run: Run) -> tuple[dict, dict]:
     """What figures 1 and 4 show: latent features of the test subjects' faces by level, and two turned heads in mm."""
     data, test_subjects = bench.data(run), run.test_subjects(bench.faces)
@@ -230,6 +251,7 @@ MEASURES = {
     "pose": Measure(_head_pose, ("i-expression", "iii")),
     "features": Measure(_features, ("i-expression", "iii")),
     "disentanglement": Measure(_disentanglement, ("i-identity", "iii")),
+    "diagnosis": Measure(_diagnosis, ("i-identity", "iii")),
     "samples": Measure(_samples, ("iii",)),
 }
 
@@ -284,7 +306,9 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
     """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
     which order; samples.npz; and provenance.json, which says where and how long. Returns the first."""
     rows: dict[str, list] = {row: [] for row in request.rows}
-    levels = tuple(sorted({key.level for key in faces.keys if key.expression != NEUTRAL}))  # the dataset's, not the preset's
+    levels = tuple(
+        sorted({key.level for key in faces.keys if key.expression != NEUTRAL})
+    )  # the dataset's, not the preset's
     result = {
         "dataset": source.name,
         "data hash": faces.hash,
@@ -299,6 +323,7 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
         "pose": [],
         "features": [],
         "disentanglement": [],
+        "diagnosis": [],
         "folds": [],
     }
     jobs = plan(request, faces)
@@ -352,8 +377,8 @@ def _enter(result: dict, what: str, place: dict, measured: dict) -> None:
     elif what == "features":
         for row, values in measured["rows"].items():
             result["features"].append({"row": row, **place, "labels": measured["labels"], **values})
-    elif what == "disentanglement":
-        result["disentanglement"].append({**place, **measured})
+    elif what in ("disentanglement", "diagnosis"):
+        result[what].append({**place, **measured})
 
 
 def _write_json(path: Path, content) -> None:

@@ -169,7 +169,10 @@ def pick(shown: dict[str, object], dpi: int = 80) -> None:
         else f'<img src="data:image/png;base64,{base64.b64encode(_png(what, dpi)).decode()}">'
         for name, what in shown.items()
     }  # fmt: skip
-    menu, page = ipywidgets.Dropdown(options=list(pages), description="show"), ipywidgets.HTML(next(iter(pages.values())))
+    menu, page = (
+        ipywidgets.Dropdown(options=list(pages), description="show"),
+        ipywidgets.HTML(next(iter(pages.values()))),
+    )
     menu.observe(lambda change: page.set_trait("value", pages[change["new"]]), "value")
     _display_widget(ipywidgets.VBox([menu, page]))
     still(next(what for what in shown.values() if not isinstance(what, str)), dpi)

@@ -19,6 +19,11 @@ DATASETS = {"anny3dfe": "Anny-3DFE (synthetic)", "bu3dfe": "BU-3DFE", "bosphorus
 BASELINE, WHOLE, CONTROL = "stage i", "stage i + ii + iii", "stage i, as long"
 ROWS = (*PAPER_BU3DFE, CONTROL)
 """table III's rows as the paper has them, and our control: the baseline trained for as many steps as all stages"""
+MEASURED = {
+    "disentanglement": "Disentanglement; not in the paper, which has no ground truth for it",
+    "diagnosis": "What the later stages do to the expression branch; not in the paper",
+}
+"""sections of numbers that have a table each, and its title"""
 NOT_RUN = "not run"
 NO_TRUTH = "no ground truth"
 """of a measurement that needs faces which only a generator can make"""
@@ -117,7 +122,10 @@ def tables(stored: list[Evaluation]) -> dict[str, list[str]]:
         "table-1.md": _comparison("I", "BU-3DFE", PAPER_BU3DFE, _with_missing(others, "anny3dfe", "bu3dfe")),
         "table-2.md": _comparison("II", "Bosphorus", PAPER_BOSPHORUS, _with_missing(bosphorus, "bosphorus")),
         "table-3.md": _ablations(_with_missing(stored, "anny3dfe")),
-        "table-disentanglement.md": _disentanglement(_with_missing(stored, "anny3dfe")),
+        **{
+            f"table-{name}.md": _measured(name, title, _with_missing(stored, "anny3dfe"))
+            for name, title in MEASURED.items()
+        },
     }
 
 
@@ -153,15 +161,20 @@ def _ablations(evaluations: list[Evaluation]) -> list[str]:
     return [title, "", *_markdown(head, rows), "", *_origins(evaluations)]
 
 
-def _disentanglement(evaluations: list[Evaluation]) -> list[str]:
-    """Mean over folds of every number that the evaluations have."""
-    columns = [_means([dict(_numbers(entry)) for entry in e.entries("disentanglement")]) for e in evaluations]
+def _measured(section: str, title: str, evaluations: list[Evaluation]) -> list[str]:
+    """Mean over folds of every number that the evaluations have in a section."""
+    columns = [_means([dict(_numbers(entry)) for entry in e.entries(section)]) for e in evaluations]
     names = list(dict.fromkeys(name for column in columns for name in column))
     absent = [NO_TRUTH if column else NOT_RUN for column in columns]
     rows = [[name, *(f"{c[name]:.3g}" if name in c else a for c, a in zip(columns, absent))] for name in names]
-    rows = rows or [["disentanglement", *[NOT_RUN] * len(columns)]]
-    title = "Disentanglement, mean over folds; not in the paper, which has no ground truth for it."
-    return [title, "", *_markdown(["measure", *_columns(evaluations)], rows), "", *_origins(evaluations)]
+    rows = rows or [[section, *[NOT_RUN] * len(columns)]]
+    return [
+        f"{title}. Mean over folds.",
+        "",
+        *_markdown(["measure", *_columns(evaluations)], rows),
+        "",
+        *_origins(evaluations),
+    ]
 
 
 def _numbers(entry: dict, path: str = "") -> Iterator[tuple[str, float]]:

@@ -19,7 +19,7 @@ from drfer.tables import BASELINE, ROWS, WHOLE, Evaluation, load_evaluations, ta
 
 FILES = {f"figure-{number}.{kind}" for number in range(1, 7) for kind in ("pdf", "png")} | {
     "figure-1.html", "figure-4.html", "figure-6.html", "plotly.min.js", "tables.md", "table-1.md", "table-2.md",
-    "table-3.md", "table-disentanglement.md",
+    "table-3.md", "table-disentanglement.md", "table-diagnosis.md",
 }  # fmt: skip
 POSES = [["frontal", 0]] + [[kind, angle] for kind in ("pitch", "yaw") for angle in range(-80, 81, 20) if angle]
 
