@@ -25,7 +25,7 @@ from drfer.poses import PosedFaces, poses_hash
 from drfer.preprocessing import FaceSet
 from drfer.protocol import Protocol, drawn_subjects, folds
 from drfer.scan import DrferError
-from drfer.stages import STAGES, Augmentation, FoldData, LossSettings, Stage, Trainer, Training, fresh_model, predict
+from drfer.stages import STAGES, FoldData, LossSettings, Stage, Trainer, Training, fresh_model, predict
 from drfer.store import Store
 
 CHECKPOINT_SECONDS = 20
@@ -161,15 +161,19 @@ classification loss alone"""
 
 BASELINE, METHOD = "stage i", "stage i + ii + iii"
 
+
+def _augmented(training: Training, **changes) -> Training:
+    return replace(training, augmentation=replace(training.augmentation, **changes))
+
+
 SENSITIVITY = {
     "chamfer mean": Row("iii", losses={"reduction": "mean"}),
     "triplet on raw features": Row("iii", losses={"normalised": False}),
     "triplet of the hardest": Row("iii", losses={"mining": "hard"}),
     "statistics of decoded faces": Row("iii", losses={"count_decoded": True}),
     "half the epochs": Row("iii", training=lambda training: replace(training, epochs=-(-training.epochs // 2))),
-    "dropout up to 0.875": Row(
-        "iii", training=lambda training: replace(training, augmentation=Augmentation(largest_dropout=0.875))
-    ),
+    "dropout up to 0.875": Row("iii", training=lambda training: _augmented(training, largest_dropout=0.875)),
+    "scale 0.8 to 1.25": Row("iii", training=lambda training: _augmented(training, scale=(0.8, 1.25))),
 }
 """our readings that matter most, changed to what the paper may have meant instead"""
 
