@@ -304,8 +304,11 @@ def _measure_name(what: str, run: Run, faces: FaceSet) -> str:
 
 def collect(request: Request, source: Source, faces: FaceSet, store: Store, folder: Path) -> dict:
     """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
-    which order; samples.npz; and provenance.json, which says where and how long. Returns the first."""
-    rows: dict[str, list] = {row: [] for row in request.rows}
+    which order; samples.npz; and provenance.json, which says where and how long. Returns the first.
+
+    What the folder already has of the same data and settings, by the names of the results, stays: an evaluation may
+    grow by one command after the other, and on another machine whose store has only the newest.
+    """
     levels = tuple(
         sorted({key.level for key in faces.keys if key.expression != NEUTRAL})
     )  # the dataset's, not the preset's
@@ -317,32 +320,37 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
         "seed": request.seed,
         "protocol": asdict(replace(request.preset.protocol, levels=levels)),
         "expressions": EXPRESSIONS,
-        "rows": rows,
+        "rows": {},
         "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],
         "points left": None,
-        "pose": [],
-        "features": [],
-        "disentanglement": [],
-        "diagnosis": [],
+        **{section: [] for section in SECTIONS},
         "folds": [],
     }
+    before = _read_json(folder / "evaluation.json")
+    same = all(before.get(name) == result[name] for name in ("data hash", "preset", "seed"))
+    before, origin = (before, _read_json(folder / "provenance.json")) if same else ({}, {})
     jobs = plan(request, faces)
     records = {name: record for name in jobs if (record := store.record(name))}
-    for run in request.runs():
+    for run in _all_runs(request, before):
         place = {"repeat": run.repeat, "fold": run.fold}
         result["folds"].append({**place, "test subjects": run.test_subjects(faces)})
-        for row in request.rows:
-            name = run.change(ALL_ROWS[row]).result_name(ALL_ROWS[row].stage, faces)
-            if name in records:
-                rows[row].append({**place, **records[name]["test"]})
-        for what in request.measures:
+        for row in ALL_ROWS:
+            stored = before.get("rows", {}).get(row, [])
+            if row in request.rows or stored:
+                name = run.change(ALL_ROWS[row]).result_name(ALL_ROWS[row].stage, faces)
+                test = [{**place, "result": name, **records[name]["test"]}] if name in records else []
+                if found := test or [entry for entry in stored if entry.get("result") == name]:
+                    result["rows"].setdefault(row, []).extend(found)
+        for what in [what for what in SECTIONS if what in request.measures or before.get(what)]:
             for posed in (run, replace(run, turned=True)) if what == "pose" else (run,):
-                record = records.get(_measure_name(what, posed, faces))
-                if record:
-                    _enter(result, what, place, record["measured"])
-    result["rows"] = {row: entries for row, entries in rows.items() if entries}
+                name = _measure_name(what, posed, faces)
+                measured = records[name]["measured"] if name in records else {}
+                found = [{**place, "result": name, **entry} for entry in _entries(what, measured)]
+                result[what] += found or [entry for entry in before.get(what, []) if entry.get("result") == name]
+                result["points left"] = measured.get("left") or result["points left"]
+    result["points left"] = result["points left"] or before.get("points left")
     _write_json(folder / "evaluation.json", result)
-    _write_json(folder / "provenance.json", _origin(jobs, records))
+    _write_json(folder / "provenance.json", _origin(jobs, records, origin))
     samples = "samples" in request.measures and store.load(_measure_name("samples", request.runs()[0], faces))
     if samples:
         with written_whole(folder / "samples.npz") as target:
@@ -350,35 +358,60 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
     return result
 
 
-def _origin(jobs: dict[str, Job], records: dict[str, dict]) -> dict:
-    """When, where and with what the jobs ran, and the median seconds of each kind."""
+SECTIONS = ("pose", "features", "disentanglement", "diagnosis")
+"""the measurements that evaluation.json has a list of"""
+
+
+def _all_runs(request: Request, before: dict) -> list[Run]:
+    """Those that are asked for, and those that an earlier evaluation had, in order."""
+    places = {(run.repeat, run.fold) for run in request.runs()}
+    places |= {(fold["repeat"], fold["fold"]) for fold in before.get("folds", [])}
+    return [Run(request.preset, fold, request.seed + repeat, repeat) for repeat, fold in sorted(places)]
+
+
+def _entries(what: str, measured: dict) -> list[dict]:
+    """A measurement as the entries of its section: one for each row of the table that it compares, if it does."""
+    if what == "pose":
+        return [
+            {"setting": setting, "row": row, "truth": measured["truth"], "predicted": predicted}
+            for row, settings in measured.get("predicted", {}).items()
+            for setting, predicted in settings.items()
+        ]
+    if what == "features":
+        return [
+            {"row": row, "labels": measured["labels"], **values} for row, values in measured.get("rows", {}).items()
+        ]
+    return [measured] if measured else []
+
+
+def _origin(jobs: dict[str, Job], records: dict[str, dict], before: dict) -> dict:
+    """When, where and with what the jobs ran, and the median seconds of each kind; with what was said of them before."""
     origins = [record["provenance"] for record in records.values()]
+    dates = [origin["date"] for origin in origins] + [before[end] for end in ("first", "last") if before.get(end)]
     kinds = sorted({jobs[name].what for name in records})
     return {
         "jobs done": len(records),
         "jobs planned": len(jobs),
-        "first": min((origin["date"] for origin in origins), default=None),
-        "last": max((origin["date"] for origin in origins), default=None),
-        **{what: sorted({origin[what] for origin in origins}) for what in ("drfer", "torch", "device", "machine")},
-        "median seconds": {
+        "first": min(dates, default=None),
+        "last": max(dates, default=None),
+        **{
+            what: sorted({origin[what] for origin in origins} | set(before.get(what, [])))
+            for what in ("drfer", "torch", "device", "machine")
+        },
+        "median seconds": before.get("median seconds", {})
+        | {
             kind: statistics.median(record["seconds"] for name, record in records.items() if jobs[name].what == kind)
             for kind in kinds
         },
     }
 
 
-def _enter(result: dict, what: str, place: dict, measured: dict) -> None:
-    if what == "pose":
-        result["points left"] = result["points left"] or measured["left"]
-        for row, settings in measured["predicted"].items():
-            for setting, predicted in settings.items():
-                entry = {"setting": setting, "row": row, **place, "truth": measured["truth"], "predicted": predicted}
-                result["pose"].append(entry)
-    elif what == "features":
-        for row, values in measured["rows"].items():
-            result["features"].append({"row": row, **place, "labels": measured["labels"], **values})
-    elif what in ("disentanglement", "diagnosis"):
-        result[what].append({**place, **measured})
+def _read_json(path: Path) -> dict:
+    """An earlier result; empty if there is none, or if it is damaged, when the store makes it anew."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _write_json(path: Path, content) -> None:

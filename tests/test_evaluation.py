@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -263,6 +264,34 @@ def test_the_order_of_the_jobs_does_not_matter(finished, faces, tmp_path):
     collect(request, Source(), faces, finished.bench.store, tmp_path / "finished")
     assert again["rows"].keys() == finished.result["rows"].keys()
     assert (tmp_path / "evaluation.json").read_bytes() == (tmp_path / "finished" / "evaluation.json").read_bytes()
+
+
+def test_an_evaluation_grows_over_several_stores(finished, faces, tmp_path):
+    """Row by row and fold by fold, each from a store that has nothing else; what another version gave is dropped."""
+    for row, fold, measures in (
+        ("stage i", 0, ()),
+        (METHOD, 1, ("features",)),
+        ("w/o L_tri", 1, ()),
+        ("stage i", 1, ()),
+    ):
+        store = Store(tmp_path / f"{row} {fold}".replace("/", ""))
+        request = tiny_request((row,), measures, (fold,))
+        for name in plan(request, faces):
+            shutil.copytree(finished.bench.store.root / name, store.root / name)
+        grown = collect(request, Source(), faces, store, tmp_path)
+    assert {row: [entry["fold"] for entry in entries] for row, entries in grown["rows"].items()} == {
+        "w/o L_tri": [1], "stage i": [0, 1], METHOD: [1]
+    }  # fmt: skip
+    whole = finished.result
+    assert grown["rows"]["stage i"] == whole["rows"]["stage i"]
+    assert grown["features"] == [entry for entry in whole["features"] if entry["fold"] == 1]
+    origin = json.loads((tmp_path / "provenance.json").read_text())
+    assert origin["median seconds"].keys() == set(TINY.trainings) | {"features"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGES, "ii-identity", replace(STAGES["ii-identity"], version=99))
+        later = collect(tiny_request(("stage i",), (), (0,)), Source(), faces, store, tmp_path)
+    assert later["rows"].keys() == {"stage i"} and later["features"] == []
 
 
 def replace_store(bench, store):
