@@ -335,3 +335,20 @@ def test_the_gpu_gives_the_same():
     here = model.disentangle(faces).identity_face
     there = model.cuda().disentangle(faces.cuda()).identity_face.cpu()
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("count_decoded", [False, True])
+def test_running_statistics_follow_scans_and_decoded_faces_only_if_wanted(count_decoded):
+    clouds = random_clouds(4, SMALL.points)
+    model = seeded(DrFER, SMALL, subjects=3).train()
+    scans_only = deepcopy(model)
+    out = model.disentangle(clouds, count_decoded=count_decoded)
+    for name, branch in (("expression", scans_only.expression), ("identity", scans_only.identity)):
+        feature = branch.encode(clouds)
+        if name == "expression":
+            assert torch.equal(feature, out.expression_feature), "each batch is normed by itself either way"
+        for key, statistics in branch.state_dict().items():
+            if "running" in key and "encoder" in key:
+                assert torch.equal(model.get_submodule(name).state_dict()[key], statistics) != count_decoded
+    momenta = {layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)}
+    assert momenta == {0.1}, "and the next batch counts again"
