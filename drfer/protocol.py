@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's t; scipy.stats, which has it too, takes half a second to import
 
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, ScanKey
 
@@ -156,7 +156,7 @@ def corrected_interval(values: np.ndarray, protocol: Protocol) -> tuple[float | 
     if len(values) < 2:
         return None, None
     spread = values.std(ddof=1) * np.sqrt(1 / len(values) + 1 / (protocol.folds - 1))
-    reach = student.ppf(0.975, len(values) - 1) * spread
+    reach = stdtrit(len(values) - 1, 0.975) * spread
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
