@@ -15,16 +15,17 @@ import numpy as np
 from drfer import template as common_mesh
 from drfer.jobs import cache_folder, map_on_all_cores, read_arrays, written_whole
 from drfer.pointops import farthest_point_order
-from drfer.registration import RegistrationSettings, register
+from drfer.registration import Registration, RegistrationSettings, register
 from drfer.scan import DrferError, FaceScan, ScanFormatError, ScanKey
 from drfer.surface import border_edges, edge_codes, nearest_on_surface
 
 VERSION = 6
 """raised whenever the same scan could come out differently"""
 
-SMALLEST_COVER = 0.5
-"""share of the template's vertices that a face must have. Open faces have 70 to 85 %, warped by waves of 3 mm 63 % or
-more, hands, which bend the template as little as a face may, 44 % or fewer"""
+SMALLEST_COVER = 0.55
+"""share of the template's vertices that a doubtful scan must have. Hands bend the template no more than a face may, and
+cover 21 to 44 %; open faces warped by waves of 3 mm, as doubtful, 63 to 87 % (badly damaged open faces may have 47 %, and
+register without doubt)"""
 
 
 @dataclass(frozen=True)
@@ -104,20 +105,14 @@ def _on_border(triangle: np.ndarray, weights: np.ndarray, triangles: np.ndarray)
 def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
     """All of it for one scan. Raises ScanFormatError if it cannot be registered or covers too little of the face."""
     registration = register(scan, settings.registration)
+    doubtful = registration.is_doubtful(settings.registration)
     if registration.is_refused:
-        raise ScanFormatError(
-            f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm over "
-            f"{registration.share:.0%} of it, strain {registration.strain:.1f}); check its orientation and unit"
-        )
+        raise _no_face(scan, registration)
     places, missing = resample(scan, registration.pose, settings)
-    seen = (places[~missing] / settings.frame_length).astype(
-        np.float32
-    )  # rounded before it is ordered, and so in order
-    if len(seen) < SMALLEST_COVER * len(places):
-        raise ScanFormatError(
-            f"{scan.source}, scan {scan.key}: does not register as a face (only {len(seen) / len(places):.0%} of one are "
-            "there); check its orientation and unit, and that the face is whole"
-        )
+    # rounded before it is ordered, and so in order
+    seen = (places[~missing] / settings.frame_length).astype(np.float32)
+    if len(seen) < max(settings.points, doubtful * SMALLEST_COVER * len(places)):
+        raise _no_face(scan, registration, f", {len(seen) / len(places):.0%} of the mesh covered")
     order = farthest_point_order(seen, settings.points)  # from the first template vertex seen: the nose tip
     return {
         "cloud": seen[order],
@@ -125,8 +120,15 @@ def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str
         "missing": missing[: settings.template_points],
         "pose": registration.pose,
         "residual": np.float64(registration.residual),
-        "doubtful": np.bool_(registration.is_doubtful(settings.registration)),
+        "doubtful": np.bool_(doubtful),
     }
+
+
+def _no_face(scan: FaceScan, registration: Registration, cover: str = "") -> ScanFormatError:
+    return ScanFormatError(
+        f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm over "
+        f"{registration.share:.0%} of it, strain {registration.strain:.1f}{cover}); check its orientation and unit"
+    )
 
 
 def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) -> FaceSet:

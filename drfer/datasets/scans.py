@@ -71,12 +71,13 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
     polygons = mesh.metadata.get("_ply_raw", {}).get("face", {}).get("length", 0)
     if len(triangles) < polygons:
         raise ScanFormatError(f"{path}: its header promises {polygons} polygons, but {len(triangles)} are there")
+    points, triangles = without_loose_points(points, triangles)
+    if not (np.abs(points) < 1e6).all():
+        raise ScanFormatError(f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place")
     # STL gives each triangle corners of its own, OBJ may part a surface where its texture is: taken as they are, every
     # such edge would be the scan's border
     points, place = np.unique(points, axis=0, return_inverse=True)
-    points, triangles = without_loose_points(points, place.reshape(-1)[triangles])
-    if not (np.abs(points) < 1e6).all():
-        raise ScanFormatError(f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place")
+    triangles = place.reshape(-1)[triangles]
     source = str(path)
     if np.ptp(points, axis=0).max() < METRES:
         points, source = points * 1000, f"{path} (in metres, by its size)"
