@@ -35,7 +35,7 @@ from drfer.experiment import (
     run_stage,
 )  # fmt: skip
 from drfer.jobs import written_whole
-from drfer.poses import POSES, PosedFaces, pose_faces, poses_hash, turned_back
+from drfer.poses import POSES, PosedFaces, pose_faces, pose_scan, poses_hash, turned_back
 from drfer.preprocessing import FaceSet, preprocess
 from drfer.protocol import drawn_subjects, protocol_keys
 from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, ScanKey, check_known
@@ -228,15 +228,14 @@ def _samples(bench: Bench, run: Run) -> tuple[dict, dict]:
     """What figures 1 and 4 show: latent features of the test subjects' faces by level, and two turned heads in mm."""
     data, test_subjects = bench.data(run), run.test_subjects(bench.faces)
     shown = [ScanKey(subject, "surprise", bench.dataset.levels[-1]) for subject in test_subjects[:2]]
-    place = {key: number for number, key in enumerate(bench.turned.keys)}
-    members = [place[key] for key in shown]
+    posed, left = zip(*(pose_scan(bench.dataset, bench.faces, key) for key in shown))
     keys = [key for key in bench.dataset.keys() if key.subject in test_subjects]
     faces = preprocess(bench.dataset, keys)
     clouds = torch.from_numpy(faces.clouds[:, : run.preset.sizes.points]).to(data.clouds.device)
     features, _ = predict(assemble(run, ("iii",), bench.faces, data, bench.store), clouds)
     arrays = {
-        "posed clouds": bench.turned.clouds[members] * bench.faces.settings.frame_length,
-        "posed left": bench.turned.left[members],
+        "posed clouds": np.stack(posed) * bench.faces.settings.frame_length,
+        "posed left": np.stack(left),
         "manifold features": features,
         "manifold expression": np.array(
             [-1 if key.expression == NEUTRAL else EXPRESSIONS.index(key.expression) for key in keys]

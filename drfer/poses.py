@@ -122,9 +122,18 @@ def _prepare_worker(*state) -> None:
 
 
 def _pose_scan(key_and_registration: tuple[ScanKey, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Clouds (17, 2048, 3) in stored units, and how many points were seen (17,)."""
-    key, registration = key_and_registration
     dataset, settings = _state
+    return _in_all_poses(dataset, *key_and_registration, settings)
+
+
+def pose_scan(dataset, faces: FaceSet, key: ScanKey) -> tuple[np.ndarray, np.ndarray]:
+    """What `pose_faces` has of one scan: clouds (17, 2048, 3), and how many points were seen (17,)."""
+    stored, left = _in_all_poses(dataset, key, faces.poses[faces.keys.index(key)], faces.settings)
+    return _in_frame(stored, faces.settings), left
+
+
+def _in_all_poses(dataset, key: ScanKey, registration: np.ndarray, settings: Settings):
+    """Clouds (17, 2048, 3) in stored units, and how many points were seen (17,)."""
     places, missing = resample(dataset.load(key), registration, settings)
     seen = [turn_and_hide(places[~missing], pose) for pose in POSES]
     return np.stack([_cloud(points, settings) for points in seen]), np.array([len(points) for points in seen])

@@ -15,6 +15,7 @@ from drfer.poses import (
     RADIUS_EXPONENT,
     Pose,
     pose_faces,
+    pose_scan,
     turn_and_hide,
     turned_back,
     visible_points,
@@ -169,3 +170,8 @@ def test_the_cache_gives_the_same_clouds_and_heals(database, few, posed, cache):
     path.write_bytes(path.read_bytes()[:10_000])
     healed = pose_faces(database, few)
     assert np.array_equal(healed.clouds, posed.clouds) and np.array_equal(healed.left, posed.left)
+
+
+def test_one_scan_alone_is_the_same(database, few, posed):
+    clouds, left = pose_scan(database, few, posed.keys[-1])
+    assert np.array_equal(clouds, posed.clouds[-1]) and np.array_equal(left, posed.left[-1])
