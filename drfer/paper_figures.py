@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from drfer import architecture
 from drfer.figures import COLOURS
 from drfer.jobs import written_whole
+from drfer.protocol import accuracy_by_fold
 from drfer.scan import EXPRESSIONS
-from drfer.tables import BASELINE, NOT_RUN, WHOLE, Evaluation, load_evaluations, statistic, tables
+from drfer.tables import BASELINE, CONTROL, NOT_RUN, WHOLE, Evaluation, load_evaluations, statistic, tables
 
 SETTINGS = {
     "raw": "raw: the rotated scan as it is",
@@ -50,14 +51,33 @@ def draw(results: Path | None = None, out: Path | None = None) -> list[Path]:
     with matplotlib.style.context("default"):  # not the user's, so that the bytes are the same everywhere
         pictures = (manifold(shown), architecture.method(), architecture.architecture(), rotated_faces(shown),
                     pose_curves(shown), feature_maps(shown))  # fmt: skip
-        for number, figure in enumerate(pictures, 1):
+        named = {"main": rows_by_fold(shown)} | {f"figure-{number}": made for number, made in enumerate(pictures, 1)}
+        for name, figure in named.items():
             for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-                with written_whole(out / f"figure-{number}.{kind}") as target:
+                with written_whole(out / f"{name}.{kind}") as target:
                     figure.savefig(target, dpi=150, metadata=metadata)
-    return [
-        *(out / name for name in texts),
-        *(out / f"figure-{n}.{kind}" for n in range(1, 7) for kind in ("pdf", "png")),
-    ]
+    return [*(out / name for name in texts), *(out / f"{name}.{kind}" for name in named for kind in ("pdf", "png"))]
+
+
+def rows_by_fold(evaluations: list[Evaluation]) -> Figure:
+    """Our main figure: accuracy of the stages and the control, a thin line for each fold, their mean and its interval."""
+    figure, lines = _lines(evaluations, "rows", 1, 1, (6.6, 3.8))
+    for evaluation, _, axes in lines:
+        axis, rows = axes[0, 0], evaluation.facts["rows"]
+        shown = [row for row in (BASELINE, CONTROL, "stage i + ii", WHOLE) if row in rows]
+        by_fold = [accuracy_by_fold(rows[row]) for row in shown]
+        for fold in sorted(set.intersection(*map(set, by_fold))) if shown else ():
+            values = [accuracies[fold] for accuracies in by_fold]
+            axis.plot(range(len(shown)), values, "o-", color="#999999", linewidth=0.7, markersize=3, alpha=0.7)
+        for place, row in enumerate(shown):
+            mean, half_width = statistic(evaluation, rows[row])
+            colour = {BASELINE: PITCH, CONTROL: "#E69F00"}.get(row, "#009E73")
+            axis.errorbar(place, mean, half_width, fmt="o", color=colour, markersize=8, capsize=5, zorder=5)
+            axis.annotate(f"{mean:.1f}", (place, mean), (10, 6), textcoords="offset points", size=9, color=colour)
+        axis.set_xticks(range(len(shown)), shown)
+        axis.set(ylabel="accuracy on unseen subjects, %", xlim=(-0.4, len(shown) - 0.4))
+        axis.grid(axis="y", linewidth=0.3)
+    return figure
 
 
 def manifold(evaluations: list[Evaluation]) -> Figure:

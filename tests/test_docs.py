@@ -9,6 +9,7 @@ from drfer import poses, template
 from drfer.experiment import PRESETS
 from drfer.preprocessing import Settings
 from drfer.stages import LossSettings
+from drfer.tables import load_evaluations, tables
 
 ROOT = Path(__file__).parents[1]
 PAPER = PRESETS["paper"]
@@ -39,9 +40,17 @@ def test_the_register_is_not_empty():
 
 
 def test_every_link_of_the_readme_and_docs_leads_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (ROOT / "README.md", ROOT / "REPRODUCTION.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links {link}"
+
+
+def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
+    """Rows of tables that have an interval are those that `drfer figures` makes of the stored results."""
+    made = [line for lines in tables(load_evaluations(ROOT / "figures")).values() for line in lines]
+    for page in ("README.md", "REPRODUCTION.md"):
+        rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("|") and "±" in line]
+        assert rows and set(rows) <= set(made), page
 
 
 def test_the_package_stays_small():

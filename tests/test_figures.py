@@ -17,7 +17,7 @@ from drfer.paper_figures import SETTINGS, draw
 from drfer.scan import EXPRESSIONS, DrferError
 from drfer.tables import BASELINE, ROWS, WHOLE, Evaluation, load_evaluations, tables
 
-FILES = {f"figure-{number}.{kind}" for number in range(1, 7) for kind in ("pdf", "png")} | {
+FILES = {f"{name}.{kind}" for name in ("main", *(f"figure-{n}" for n in range(1, 7))) for kind in ("pdf", "png")} | {
     "figure-1.html", "figure-4.html", "figure-6.html", "plotly.min.js", "tables.md", "table-1.md", "table-2.md",
     "table-3.md", "table-disentanglement.md", "table-diagnosis.md",
 }  # fmt: skip
