@@ -37,10 +37,5 @@ def trained_model():
     database = Anny3DFE(SMALL.dataset_subjects)
     run, faces, store = small_run(database)
     model = assemble(run, ("iii",), faces, run.data(faces), store).eval()
-    return (
-        model,
-        database,
-        faces,
-        run.test_subjects(faces),
-        "trained here: a small model, since none comes with the kit",
-    )
+    origin = "trained here: a small model, since none comes with the kit"
+    return model, database, faces, run.test_subjects(faces), origin

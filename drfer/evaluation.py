@@ -308,45 +308,16 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
     What the folder already has of the same data and settings, by the names of the results, stays: an evaluation may
     grow by one command after the other, and on another machine whose store has only the newest.
     """
-    levels = tuple(
-        sorted({key.level for key in faces.keys if key.expression != NEUTRAL})
-    )  # the dataset's, not the preset's
-    result = {
-        "dataset": source.name,
-        "data hash": faces.hash,
-        "preset": request.preset.name,
-        "precision": request.runs()[0].precision(),
-        "seed": request.seed,
-        "protocol": asdict(replace(request.preset.protocol, levels=levels)),
-        "expressions": EXPRESSIONS,
-        "rows": {},
-        "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],
-        "points left": None,
-        **{section: [] for section in SECTIONS},
-        "folds": [],
-    }
+    result = _heading(request, source, faces)
     before = _read_json(folder / "evaluation.json")
     same = all(before.get(name) == result[name] for name in ("data hash", "preset", "seed"))
     before, origin = (before, _read_json(folder / "provenance.json")) if same else ({}, {})
     jobs = plan(request, faces)
     records = {name: record for name in jobs if (record := store.record(name))}
     for run in _all_runs(request, before):
-        place = {"repeat": run.repeat, "fold": run.fold}
-        result["folds"].append({**place, "test subjects": run.test_subjects(faces)})
-        for row in ALL_ROWS:
-            stored = before.get("rows", {}).get(row, [])
-            if row in request.rows or stored:
-                name = run.change(ALL_ROWS[row]).result_name(ALL_ROWS[row].stage, faces)
-                test = [{**place, "result": name, **records[name]["test"]}] if name in records else []
-                if found := test or [entry for entry in stored if entry.get("result") == name]:
-                    result["rows"].setdefault(row, []).extend(found)
-        for what in [what for what in SECTIONS if what in request.measures or before.get(what)]:
-            for posed in (run, replace(run, turned=True)) if what == "pose" else (run,):
-                name = _measure_name(what, posed, faces)
-                measured = records[name]["measured"] if name in records else {}
-                found = [{**place, "result": name, **entry} for entry in _entries(what, measured)]
-                result[what] += found or [entry for entry in before.get(what, []) if entry.get("result") == name]
-                result["points left"] = measured.get("left") or result["points left"]
+        result["folds"].append({**_place(run), "test subjects": run.test_subjects(faces)})
+        _add_rows(result, run, request, faces, records, before)
+        _add_measures(result, run, request, faces, records, before)
     result["points left"] = result["points left"] or before.get("points left")
     _write_json(folder / "evaluation.json", result)
     _write_json(folder / "provenance.json", _origin(jobs, records, origin))
@@ -355,6 +326,25 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
         with written_whole(folder / "samples.npz") as target:
             np.savez_compressed(target, **{name: tensor.numpy() for name, tensor in samples[0].items()})
     return result
+
+
+def _heading(request: Request, source: Source, faces: FaceSet) -> dict:
+    """What is evaluated, with room for what it gave."""
+    levels = tuple(sorted({key.level for key in faces.keys if key.expression != NEUTRAL}))
+    return {
+        "dataset": source.name,
+        "data hash": faces.hash,
+        "preset": request.preset.name,
+        "precision": request.runs()[0].precision(),
+        "seed": request.seed,
+        "protocol": asdict(replace(request.preset.protocol, levels=levels)),  # the dataset's, not the preset's
+        "expressions": EXPRESSIONS,
+        "rows": {},
+        "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],
+        "points left": None,
+        **{section: [] for section in SECTIONS},
+        "folds": [],
+    }
 
 
 SECTIONS = ("pose", "features", "disentanglement", "diagnosis")
@@ -366,6 +356,38 @@ def _all_runs(request: Request, before: dict) -> list[Run]:
     places = {(run.repeat, run.fold) for run in request.runs()}
     places |= {(fold["repeat"], fold["fold"]) for fold in before.get("folds", [])}
     return [Run(request.preset, fold, request.seed + repeat, repeat) for repeat, fold in sorted(places)]
+
+
+def _place(run: Run) -> dict[str, int]:
+    return {"repeat": run.repeat, "fold": run.fold}
+
+
+def _add_rows(result: dict, run: Run, request: Request, faces: FaceSet, records: dict, before: dict) -> None:
+    for row, change in ALL_ROWS.items():
+        old = before.get("rows", {}).get(row, [])
+        if row in request.rows or old:
+            name = run.change(change).result_name(change.stage, faces)
+            new = [records[name]["test"]] if name in records else []
+            if found := _new_or_old(name, run, new, old):
+                result["rows"].setdefault(row, []).extend(found)
+
+
+def _add_measures(result: dict, run: Run, request: Request, faces: FaceSet, records: dict, before: dict) -> None:
+    for what in SECTIONS:
+        old = before.get(what, [])
+        if what in request.measures or old:
+            for posed in (run, replace(run, turned=True)) if what == "pose" else (run,):
+                name = _measure_name(what, posed, faces)
+                measured = records[name]["measured"] if name in records else {}
+                result[what] += _new_or_old(name, run, _entries(what, measured), old)
+                result["points left"] = measured.get("left") or result["points left"]
+
+
+def _new_or_old(name: str, run: Run, new: list[dict], old: list[dict]) -> list[dict]:
+    """A result's entries, with their place and its name; those that were there before, if the store has none."""
+    return [{**_place(run), "result": name, **entry} for entry in new] or [
+        entry for entry in old if entry.get("result") == name
+    ]
 
 
 def _entries(what: str, measured: dict) -> list[dict]:
@@ -387,7 +409,10 @@ def _origin(jobs: dict[str, Job], records: dict[str, dict], before: dict) -> dic
     """When, where and with what the jobs ran, and the median seconds of each kind; with what was said of them before."""
     origins = [record["provenance"] for record in records.values()]
     dates = [origin["date"] for origin in origins] + [before[end] for end in ("first", "last") if before.get(end)]
-    kinds = sorted({jobs[name].what for name in records})
+    median = {
+        kind: statistics.median(record["seconds"] for name, record in records.items() if jobs[name].what == kind)
+        for kind in sorted({jobs[name].what for name in records})
+    }
     return {
         "jobs done": len(records),
         "jobs planned": len(jobs),
@@ -397,11 +422,7 @@ def _origin(jobs: dict[str, Job], records: dict[str, dict], before: dict) -> dic
             what: sorted({origin[what] for origin in origins} | set(before.get(what, [])))
             for what in ("drfer", "torch", "device", "machine")
         },
-        "median seconds": before.get("median seconds", {})
-        | {
-            kind: statistics.median(record["seconds"] for name, record in records.items() if jobs[name].what == kind)
-            for kind in kinds
-        },
+        "median seconds": before.get("median seconds", {}) | median,
     }
 
 

@@ -12,7 +12,7 @@ from drfer.datasets import bosphorus, bu3dfe, scans
 from drfer.figures import COLOURS, draw_cloud, sheet
 from drfer.model.drfer import DrFER
 from drfer.preprocessing import Settings, preprocess_scan
-from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
+from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey, check_known
 
 SUFFIXES = (".wrl", ".bnt", *scans.SUFFIXES)
 
@@ -51,8 +51,7 @@ def read_scan(path: Path, up: str = "y") -> FaceScan:
     key, kind = ScanKey(path.stem, NEUTRAL, 0), path.suffix.lower()
     if kind not in SUFFIXES:
         raise DrferError(f"{path}: no format that is read here; give {', '.join(SUFFIXES)}")
-    if up not in scans.UP:
-        raise DrferError(f"there is no axis {up!r}; choose from {', '.join(scans.UP)}")
+    check_known("axis", up, scans.UP)
     try:
         if kind in scans.SUFFIXES:
             return scans.read_scan(path, key, up)

@@ -20,7 +20,7 @@ from drfer.experiment import PRESETS, Run, assemble, provenance, run_stage
 from drfer.jobs import cache_folder, written_whole
 from drfer.model.drfer import DrFER
 from drfer.preprocessing import VERSION, FaceSet
-from drfer.protocol import Protocol
+from drfer.protocol import Protocol, accuracy_by_fold
 from drfer.stages import FoldData
 from drfer.store import Store
 
@@ -40,8 +40,8 @@ class Everyone(Run):
 
 
 def load(path: Path | None = None) -> tuple[DrFER, dict] | None:
-    """The kit's own model (or that of a file `make` wrote), in evaluation, and its card: how it was trained, on whom, how well the cross-validation did. None if
-    this checkout has none."""
+    """The kit's own model, or that of a file that `make` wrote, in evaluation, and its card: how it was trained, on whom,
+    how well the cross-validation did. None if there is no such file."""
     path = path or PATH
     if not path.exists():
         return None
@@ -100,8 +100,7 @@ def make(dataset, faces: FaceSet, store: Store, accuracy: dict, path: Path = PAT
     run = Everyone(replace(preset, protocol=Protocol(len(faces.subjects), 1)), fold=0)
     data = FoldData(faces, [], preset.sizes.points)
     record = run_stage(run, "iii", faces, data, store)
-    stages = ("i-expression", "i-identity", "i-fusion", "ii-expression", "ii-identity", "iii")
-    records = {stage: store.record(run.result_name(stage, faces)) for stage in stages}
+    records = {stage: store.record(run.result_name(stage, faces)) for stage in preset.trainings}
     card = {
         "preset": PRESET,
         "dataset": dataset.name,
@@ -125,7 +124,6 @@ def main() -> None:
     """Make the kit's own, with the accuracy that the committed evaluation has."""
     from drfer.datasets.anny3dfe import Anny3DFE
     from drfer.evaluation import prepare_faces
-    from drfer.protocol import accuracy_by_fold
     from drfer.tables import WHOLE
 
     keep_freed_memory()

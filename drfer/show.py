@@ -20,6 +20,8 @@ from drfer.figures import sheet, surface_light
 GREY = "#9a9a9a"
 ZOOM = 1.4
 """how large plotly draws the cube of a 3D panel"""
+WIDEST = 860
+"""pixels of a live picture: what JupyterLab has beside its list of files"""
 LIGHTING, LAMP = dict(ambient=0.2, diffuse=0.75, specular=0.05), dict(x=-500, y=-700, z=-1000)
 """above the viewer's shoulder: with an orthographic camera plotly 7.1 takes the lamp's place with the other sign"""
 PLOTLY_SIZE = 0.4
@@ -103,7 +105,7 @@ def live_figure(picture: Picture, scale=None, axes=("x, mm", "y, mm"), others: S
     colours = dict(showscale=False)
     if scale:
         colours = dict(cmin=scale[0], cmax=scale[1], colorbar=dict(title=scale[2], len=0.7))
-    figure.update_layout(width=min(460 * count, 1100), height=470, margin=dict(l=10, r=10, t=30, b=10), showlegend=False,
+    figure.update_layout(width=min(430 * count, WIDEST), height=470, margin=dict(l=10, r=10, t=30, b=10), showlegend=False,
                          template="plotly_white", coloraxis=dict(colorscale="Cividis", **colours))  # fmt: skip
     if flat:
         figure.update_xaxes(title=axes[0])
@@ -169,10 +171,8 @@ def pick(shown: dict[str, object], dpi: int = 80) -> None:
         else f'<img src="data:image/png;base64,{base64.b64encode(_png(what, dpi)).decode()}">'
         for name, what in shown.items()
     }  # fmt: skip
-    menu, page = (
-        ipywidgets.Dropdown(options=list(pages), description="show"),
-        ipywidgets.HTML(next(iter(pages.values()))),
-    )
+    menu = ipywidgets.Dropdown(options=list(pages), description="show")
+    page = ipywidgets.HTML(next(iter(pages.values())))
     menu.observe(lambda change: page.set_trait("value", pages[change["new"]]), "value")
     _display_widget(ipywidgets.VBox([menu, page]))
     still(next(what for what in shown.values() if not isinstance(what, str)), dpi)

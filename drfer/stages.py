@@ -287,6 +287,7 @@ def _head(model: DrFER, settings: LossSettings) -> StepLoss:
 
 
 _CLASSIFICATION = ("expression.encoder", "expression.classifier")
+_WHOLE = ("expression", "identity.encoder", "identity.decoder", "fusion")
 
 STAGES = {
     stage.name: stage
@@ -296,13 +297,7 @@ STAGES = {
         Stage("i-fusion", "stage i, fusion", ("fusion",), _stage_i_fusion),
         Stage("ii-expression", "stage ii, expression", ("expression",), _stage_ii_expression),
         Stage("ii-identity", "stage ii, identity", ("identity.encoder", "identity.decoder"), _stage_ii_identity),
-        Stage(
-            "iii",
-            "stage iii, end to end",
-            ("expression", "identity.encoder", "identity.decoder", "fusion"),
-            _stage_iii,
-            version=4,
-        ),
+        Stage("iii", "stage iii, end to end", _WHOLE, _stage_iii, version=4),
         Stage("head", "fresh classifier", ("expression.classifier",), _head, fresh=("expression.classifier",)),
         Stage("ii-control", "control, stage ii", _CLASSIFICATION, _stage_i_expression),
         Stage("iii-control", "control, stage iii", _CLASSIFICATION, _stage_i_expression),

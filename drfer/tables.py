@@ -118,14 +118,12 @@ def tables(stored: list[Evaluation]) -> dict[str, list[str]]:
     """Every table as lines of Markdown, by file name."""
     bosphorus = [evaluation for evaluation in stored if evaluation.dataset == "bosphorus"]
     others = [evaluation for evaluation in stored if evaluation.dataset != "bosphorus"]
+    open_too = _with_missing(stored, "anny3dfe")
     return {
         "table-1.md": _comparison("I", "BU-3DFE", PAPER_BU3DFE, _with_missing(others, "anny3dfe", "bu3dfe")),
         "table-2.md": _comparison("II", "Bosphorus", PAPER_BOSPHORUS, _with_missing(bosphorus, "bosphorus")),
-        "table-3.md": _ablations(_with_missing(stored, "anny3dfe")),
-        **{
-            f"table-{name}.md": _measured(name, title, _with_missing(stored, "anny3dfe"))
-            for name, title in MEASURED.items()
-        },
+        "table-3.md": _ablations(open_too),
+        **{f"table-{name}.md": _measured(name, title, open_too) for name, title in MEASURED.items()},
     }
 
 
@@ -168,13 +166,8 @@ def _measured(section: str, title: str, evaluations: list[Evaluation]) -> list[s
     absent = [NO_TRUTH if column else NOT_RUN for column in columns]
     rows = [[name, *(f"{c[name]:.3g}" if name in c else a for c, a in zip(columns, absent))] for name in names]
     rows = rows or [[section, *[NOT_RUN] * len(columns)]]
-    return [
-        f"{title}. Mean over folds.",
-        "",
-        *_markdown(["measure", *_columns(evaluations)], rows),
-        "",
-        *_origins(evaluations),
-    ]
+    table = _markdown(["measure", *_columns(evaluations)], rows)
+    return [f"{title}. Mean over folds.", "", *table, "", *_origins(evaluations)]
 
 
 def _numbers(entry: dict, path: str = "") -> Iterator[tuple[str, float]]:

@@ -69,8 +69,8 @@ class DrFER(nn.Module):
 def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
     """Batch norm inside trains on each batch's own statistics, but does not count them into the running ones.
 
-    Those serve a trained model, which reads scans. Decoded faces are smoother, and of two batches in three of an
-    encoder's they would be one: on unseen subjects the mixture cost the expression branch up to 2.5 points.
+    Those serve a trained model, which reads scans, while every second batch of an encoder in stage iii is of decoded
+    faces, which are smoother. REPRODUCTION.md says what the mixture did.
     """
     norms = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.BatchNorm1d)]
     momenta = [norm.momentum for norm in norms]
