@@ -133,12 +133,8 @@ def _topology(scan: FaceScan) -> tuple[int, int]:
 def _draw(dataset: ScanFolder, findings: list[Finding], sheet: Path) -> None:
     from drfer import figures
 
-    first: dict[str, Finding] = {}
-    for finding in findings:
-        if not finding.error and (
-            finding.key.expression not in first or finding.key.level > first[finding.key.expression].key.level
-        ):
-            first[finding.key.expression] = finding
+    by_level = sorted(reversed(findings), key=lambda finding: finding.key.level)
+    first = {finding.key.expression: finding for finding in by_level if not finding.error}  # of the highest level
     scans = [dataset.read(first[name].path, first[name].key) for name in (NEUTRAL, *EXPRESSIONS) if name in first]
     if scans:
         figures.scan_sheet([scans], f"{dataset.name}: one scan of each class, as the files have it").savefig(

@@ -107,6 +107,7 @@ def crossval(
     store.check_writable()
     bench = evaluation.Bench(source, request.preset, store)
     jobs = evaluation.plan(request, bench.faces)
+    bench.prepare(jobs)
     if engine == "ray":
         place = engines.Place(source, request.preset, store.root.absolute())
         failed = engines.run_on_ray(jobs, place, address, workers, gpus, threads)

@@ -116,6 +116,12 @@ class Bench:
     def turned(self) -> PosedFaces:
         return pose_faces(self.dataset, self.faces)
 
+    def prepare(self, jobs: dict[str, Job]) -> None:
+        """Turn the heads, if a missing job needs them: once, before workers would each do it for themselves."""
+        reading = [job.name for job in jobs.values() if job.what == "pose" or job.run.turned]
+        if any(self.store.record(name) is None for name in reading):
+            _ = self.turned
+
     def data(self, run: Run) -> FoldData:
         """The scans of a run's fold; the last ones asked for are kept."""
         wanted = (run.fold, run.repeat, run.turned, run.preset.sizes.points)

@@ -55,6 +55,7 @@ def _trainings(epochs: dict[str, int]) -> dict[str, Training]:
     return {name: Training(count, *rates[name.split("-")[0]]) for name, count in epochs.items()}
 
 
+LONG = {"i-expression": 60, "i-identity": 30, "i-fusion": 20, "ii-expression": 30, "ii-identity": 30, "iii": 15}
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -72,8 +73,7 @@ PRESETS = {
                 decoder_widths=(1024, 2048),
                 classifier_widths=(512, 256),
             ),
-            _trainings({"i-expression": 60, "i-identity": 30, "i-fusion": 20, "ii-expression": 30, "ii-identity": 30,
-                        "iii": 15}),
+            _trainings(LONG),
         ),
         Preset(
             "classroom",
@@ -89,8 +89,7 @@ PRESETS = {
                 decoder_widths=(512, 1024),
                 classifier_widths=(256, 128),
             ),
-            _trainings({"i-expression": 60, "i-identity": 30, "i-fusion": 20, "ii-expression": 30, "ii-identity": 30,
-                        "iii": 15}),
+            _trainings(LONG),
         ),
         Preset(
             "smoke",

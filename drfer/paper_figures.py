@@ -41,7 +41,7 @@ def draw(results: Path | None = None, out: Path | None = None) -> list[Path]:
     shown = stored or [Evaluation("anny3dfe")]
     texts = {name: "\n".join(lines) + "\n" for name, lines in tables(stored).items()}
     texts["tables.md"] = "\n".join(texts.values())
-    turned = {1: turned_manifold(shown), 4: turned_faces(shown), 6: hovered_features(shown)}
+    turned = {1: turned_manifold(shown), 4: turned_faces(shown)}
     for number, figure in turned.items():
         texts[f"figure-{number}.html"] = figure.to_html(include_plotlyjs="directory", div_id=f"figure-{number}")
     texts["plotly.min.js"] = get_plotlyjs()
@@ -238,7 +238,7 @@ def _lines(
 
 def turned_manifold(evaluations: list[Evaluation]):
     """Figure 1 on three principal components."""
-    figure = _pages(evaluations, "scene", 1, "manifold features")
+    figure = _pages(evaluations, 1, "manifold features")
     for row, evaluation in enumerate(evaluations, 1):
         if evaluation.has("manifold features"):
             for name, _, mean in _trajectories(evaluation.samples, 3)[1]:
@@ -254,7 +254,7 @@ def turned_manifold(evaluations: list[Evaluation]):
 
 def turned_faces(evaluations: list[Evaluation]):
     """Figure 4 with a slider for the pose; a turned face shows what the camera did not see."""
-    figure = _pages(evaluations, "scene", 2, "posed clouds")
+    figure = _pages(evaluations, 2, "posed clouds")
     traces: list[int] = []
     steps: dict[int, str] = {}
     for row, evaluation in enumerate(evaluations, 1):
@@ -279,28 +279,10 @@ def turned_faces(evaluations: list[Evaluation]):
     return figure.update_scenes(aspectmode="cube", camera=camera, **sides)
 
 
-def hovered_features(evaluations: list[Evaluation]):
-    """Figure 6 with each scan's expression under the pointer."""
-    figure = _pages(evaluations, "xy", 2, "features")
-    for row, evaluation in enumerate(evaluations, 1):
-        for column, (title, entry) in enumerate(_before_and_after(evaluation), 1):
-            figure.update_xaxes(title_text=title.replace("\n", ", "), row=row, col=column)
-            for number, name in enumerate(EXPRESSIONS if entry else ()):
-                chosen = np.flatnonzero(np.equal(entry["labels"], number))
-                x, y = np.array(entry["tsne"])[chosen].T
-                figure.add_scatter(
-                    x=x, y=y, name=name, legendgroup=name, showlegend=(row, column) == (1, 1), mode="markers",
-                    marker={"color": COLOURS[name], "size": 8}, hoverinfo="text", row=row, col=column,
-                    hovertext=[f"{name}, scan {scan}" for scan in chosen],
-                )  # fmt: skip
-    return figure.update_xaxes(showticklabels=False).update_yaxes(showticklabels=False)
-
-
-def _pages(evaluations: list[Evaluation], kind: str, columns: int, section: str):
+def _pages(evaluations: list[Evaluation], columns: int, section: str):
     from plotly.subplots import make_subplots
 
     titles = [e.caption if e.has(section) else f"{e.name}: {NOT_RUN}" for e in evaluations for _ in range(columns)]
-    figure = make_subplots(
-        len(evaluations), columns, specs=[[{"type": kind}] * columns] * len(evaluations), subplot_titles=titles
-    )
+    specs = [[{"type": "scene"}] * columns] * len(evaluations)
+    figure = make_subplots(len(evaluations), columns, specs=specs, subplot_titles=titles)
     return figure.update_layout(height=650 * len(evaluations), template="plotly_white")

@@ -123,6 +123,7 @@ def tables(stored: list[Evaluation]) -> dict[str, list[str]]:
         "table-1.md": _comparison("I", "BU-3DFE", PAPER_BU3DFE, _with_missing(others, "anny3dfe", "bu3dfe")),
         "table-2.md": _comparison("II", "Bosphorus", PAPER_BOSPHORUS, _with_missing(bosphorus, "bosphorus")),
         "table-3.md": _ablations(open_too),
+        "table-readings.md": _readings(open_too),
         **{f"table-{name}.md": _measured(name, title, open_too) for name, title in MEASURED.items()},
     }
 
@@ -149,14 +150,36 @@ def _comparison(table: str, dataset: str, paper: dict[str, float], evaluations: 
 
 
 def _ablations(evaluations: list[Evaluation]) -> list[str]:
-    rows = [
-        [row, f"{PAPER_BU3DFE[row]:.2f}" if row in PAPER_BU3DFE else "not in the paper",
-         *(_cell(evaluation, row) for evaluation in evaluations)]
-        for row in ROWS
-    ]  # fmt: skip
-    head = ["row", "BU-3DFE, as reported by the paper", *_columns(evaluations)]
+    rows = [[row, f"{PAPER_BU3DFE[row]:.2f}" if row in PAPER_BU3DFE else "not in the paper"] for row in ROWS]
+    head = ["row", "BU-3DFE, as reported by the paper"]
     title = f"Table III. Accuracy in %, ablations. {CONTROL!r} is the baseline trained for as many steps as all stages."
-    return [title, "", *_markdown(head, rows), "", *_origins(evaluations)]
+    return _beside_the_whole(title, head, rows, evaluations)
+
+
+def _readings(evaluations: list[Evaluation]) -> list[str]:
+    every = dict.fromkeys(row for evaluation in evaluations for row in evaluation.facts.get("rows", {}))
+    rows = [[WHOLE], *([row] for row in every if row not in ROWS)]
+    title = "Readings. Accuracy in % of DrFER as we read the paper, and read otherwise where it is silent."
+    return _beside_the_whole(title, ["row"], rows, evaluations)
+
+
+def _beside_the_whole(title: str, head: list[str], rows: list[list[str]], evaluations: list[Evaluation]) -> list[str]:
+    """A table of rows with each evaluation's accuracy, and what the whole method has more on the same folds."""
+    filled = [[*row, *(text for e in evaluations for text in (_cell(e, row[0]), _lead(e, row[0])))] for row in rows]
+    head = [*head, *(name for column in _columns(evaluations) for name in (column, "all stages less the row"))]
+    return [title, "", *_markdown(head, filled), "", *_origins(evaluations)]
+
+
+def _lead(evaluation: Evaluation, row: str) -> str:
+    """What the whole method has more than a row on the folds of both, with its interval; nothing if there are none."""
+    rows = evaluation.facts.get("rows", {})
+    if row == WHOLE:
+        return ""
+    try:
+        mean, low, _, folds = paired_difference(rows[WHOLE], rows[row], Protocol(**evaluation.facts["protocol"]))
+    except (KeyError, DrferError):
+        return ""
+    return f"{mean:+.2f}{_plus_minus(np.nan if low is None else mean - low, folds)}"
 
 
 def _measured(section: str, title: str, evaluations: list[Evaluation]) -> list[str]:
@@ -189,35 +212,27 @@ def _cell(evaluation: Evaluation, row: str) -> str:
     if not entries:
         return NOT_RUN
     mean, half_width = statistic(evaluation, entries)
-    return f"{mean:.2f}{_plus_minus(half_width)} ({_folds(len(entries))})"
+    return f"{mean:.2f}{_plus_minus(half_width, len(entries))}"
 
 
-def _plus_minus(half_width: float) -> str:
-    return "" if np.isnan(half_width) else f" ± {half_width:.2f}"
-
-
-def _folds(count: int) -> str:
-    return f"{count} fold{'s' if count > 1 else ''}"
+def _plus_minus(half_width: float, folds: int) -> str:
+    return ("" if np.isnan(half_width) else f" ± {half_width:.2f}") + f" ({folds} fold{'s' if folds > 1 else ''})"
 
 
 def _gain(evaluation: Evaluation) -> list[str]:
     """DrFER less its baseline, fold by fold, and what each says of each expression."""
     rows = evaluation.facts.get("rows", {})
-    if not (rows.get(BASELINE) and rows.get(WHOLE)):
+    lead = _lead(evaluation, BASELINE)
+    if not lead:
         return []
     protocol = Protocol(**evaluation.facts["protocol"])
-    mean, low, _, folds = paired_difference(rows[WHOLE], rows[BASELINE], protocol)
-    lines = [f"{evaluation.name}: DrFER less its baseline {mean:+.2f}{_plus_minus(np.nan if low is None else mean - low)} "
-             f"points, paired over {_folds(folds)}."]  # fmt: skip
+    lines = [f"{evaluation.name}: DrFER less its baseline, fold by fold: {lead} points."]
     for row in (BASELINE, WHOLE):
         found = summarise(rows[row], protocol)
         recall = ", ".join(f"{name} {value:.0f}" for name, value in zip(EXPRESSIONS, found.recall))
-        repeats = (
-            ""
-            if found.deviation is None
-            else f"; standard deviation over {found.repeats} repeats {found.deviation:.2f}"
-        )
-        lines.append(f"Recall after {row}, %: {recall}{repeats}.")
+        lines.append(f"Recall after {row}, %: {recall}.")
+        if found.deviation is not None:
+            lines.append(f"Standard deviation over {found.repeats} repeats of {row}: {found.deviation:.2f}.")
     return ["", *(f"- {line}" for line in lines)]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from drfer import poses, template
+from drfer.evaluation import Request, plan
 from drfer.experiment import PRESETS
 from drfer.preprocessing import Settings
 from drfer.stages import LossSettings
@@ -13,6 +14,7 @@ from drfer.tables import load_evaluations, tables
 
 ROOT = Path(__file__).parents[1]
 PAPER = PRESETS["paper"]
+COSTS = (ROOT / "docs" / "evaluation.md").read_text()
 ROOTS = {"template": template, "poses": poses, "preprocessing": Settings(), "losses": LossSettings()}
 ROWS = re.findall(r"^\| `([\w.-]+)` \| (.+?) \| (paper|ours) \|", (ROOT / "docs" / "readings.md").read_text(), re.M)
 
@@ -51,6 +53,47 @@ def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
     for page in ("README.md", "REPRODUCTION.md"):
         rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("|") and "±" in line]
         assert rows and set(rows) <= set(made), page
+
+
+STEP_TIMES = re.findall(r"^\| (i+-?\w*) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|", COSTS, re.M)
+STEPS = {stage: int(steps) for stage, steps, *_ in STEP_TIMES}
+ONE_GPU, SHARED_GPU, GPUS = 15, 2.5 * 0.95, 16
+"""assumed: a GPU's rate in two cores' rates; four jobs' together in one's, 95 % busy"""
+
+
+def test_the_table_of_costs_follows_from_the_step_times(faces):
+    """Each cell is the sum over the plan's trainings; a fold on many GPUs takes as long as its longest chain at least."""
+    for stage, steps, _, _ in STEP_TIMES:
+        training = PAPER.trainings[stage]
+        assert int(steps) == training.epochs * -(-54 * 6 * 2 // training.batch_size)
+    for name, column in (("classroom", 2), ("paper", 3)):
+        seconds = {row[0]: int(row[1]) * float(row[column]) / 1000 for row in STEP_TIMES}
+        assert len(seconds) == 6
+        main, table3 = (cost_of_a_fold(rows, seconds, faces) for rows in ("main", "table3"))
+        works = [main, 10 * main, 10 * table3, 1000 * main, 1000 * table3]
+        assert f"| two cores, `{name}` | {' | '.join(map(as_time, works))} |" in COSTS
+    chain = sum(seconds[stage] for stage in ("i-expression", "ii-expression", "iii")) / ONE_GPU
+    assert f"| one GPU, `paper`, assumed | {' | '.join(as_time(work / ONE_GPU) for work in works)} |" in COSTS
+    many = [max(chain, work / (ONE_GPU * SHARED_GPU * GPUS)) for work in works]
+    assert f"| 16 GPUs, `paper`, assumed | {' | '.join(map(as_time, many))} |" in COSTS
+
+
+def cost_of_a_fold(rows, seconds, faces):
+    """Of the trainings of some rows; the control's steps cost what the baseline's do."""
+    jobs = plan(Request.of_names(PRESETS["smoke"], (rows,), (), (0,), 1, 0), faces)
+    step = seconds["i-expression"] / STEPS["i-expression"]
+    costs = {
+        "head": seconds["i-expression"], "ii-control": STEPS["ii-expression"] * step,
+        "iii-control": STEPS["iii"] * step, **seconds,
+    }  # fmt: skip
+    return sum(costs[job.what] for job in jobs.values())
+
+
+def as_time(seconds):
+    for unit, size in (("days", 86400), ("h", 3600)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds / 60:.{0 if seconds >= 600 else 1}f} min"
 
 
 def test_the_package_stays_small():

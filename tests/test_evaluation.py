@@ -339,10 +339,17 @@ def test_head_pose_measures_what_stands_before_the_camera(finished, faces, tmp_p
     members = [number for number, key in enumerate(faces.keys) if key.expression != NEUTRAL]
     clouds = np.stack([faces.clouds[members] @ pose.rotation().T.astype(np.float32) for pose in POSES], axis=1)
     posed = PosedFaces([faces.keys[n] for n in members], clouds, np.full(clouds.shape[:2], 7), "all seen")
-    monkeypatch.setattr(evaluation, "pose_faces", lambda dataset, of: posed)
+    made = []
+    monkeypatch.setattr(evaluation, "pose_faces", lambda dataset, of: made.append(of) or posed)
     bench, request = replace_store(finished.bench, finished.bench.store), tiny_request(("main",), ("pose",), (0,))
     jobs = plan(request, faces)
+    bench.prepare(finished.jobs)
+    assert not made, "no job of these turns a head"
+    bench.prepare(jobs)
+    assert len(made) == 1
     assert run_here(jobs, bench) == []
+    replace_store(finished.bench, bench.store).prepare(jobs)
+    assert len(made) == 1, "nothing is missing any more"
     result = collect(request, Source(), faces, bench.store, tmp_path)
     found = {(entry["row"], entry["setting"]): entry for entry in result["pose"]}
     assert found.keys() == {

@@ -65,7 +65,6 @@ class HeadGenerator:
 
         with torch.no_grad():
             self._model = _quiet_anny()
-            self.phenotypes = list(self._model.phenotype_labels)
             self.local_changes = [name for name in self._model.local_change_labels if _shapes_a_face(name)]
             units = list(self._model.facial_action_labels)
             average = self._vertices(AVERAGE_PHENOTYPE, {}, {})[0]
