@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 RIGHT, NOT_DONE = "right.", "not done yet."
 
@@ -21,14 +22,14 @@ def check(exercise: int, answer, right, on: tuple = (), tolerance: float = 1e-4,
 
 
 def _verdict(answer, right, on: tuple, tolerance: float) -> str:
-    if isinstance(answer, Callable):
-        try:
+    try:
+        if isinstance(answer, Callable):
             answer, right = answer(*on), right(*on)
-        except Exception as error:  # whatever a student's code may raise is told, not thrown
-            return f"your function stops with {type(error).__name__}: {error}."
-    if answer is None:
-        return NOT_DONE
-    answer, right = np.asarray(answer), np.asarray(right)
+        if answer is None:
+            return NOT_DONE
+        answer, right = (np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x) for x in (answer, right))
+    except Exception as error:  # whatever a student's code may raise is told, not thrown
+        return f"your answer stops with {type(error).__name__}: {error}."
     if answer.shape != right.shape:
         return f"the shape is off: {answer.shape} instead of {right.shape}."
     if right.dtype.kind in "US":

@@ -76,13 +76,14 @@ def stage_table(result: dict) -> str:
 
 def training_curves(result: dict):
     """Every loss term of every stage over its epochs."""
-    figure, axes = sheet(2, 3, (12, 6.4))
+    figure, axes = sheet(2, 3, (15, 6.4))
     for axis, (stage, title) in zip(axes.flat, STAGE_TITLES.items()):
         curves = result["curves"][stage]
+        axis.set_prop_cycle(color=list(COLOURS.values()))
         for name in curves[0]:
             axis.plot(range(1, len(curves) + 1), [epoch[name] for epoch in curves], ".-", label=name)
         axis.set(title=title, xlabel="epoch", yscale="log")
-        axis.legend(fontsize=7, loc="best", framealpha=0.6)
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     for axis in axes[:, 0]:
         axis.set_ylabel("loss (chamfer in squared frame units)", fontsize=8)
     figure.suptitle(f"Training loss, {caption(result)}", fontsize=10)

@@ -175,7 +175,16 @@ def test_a_notebook_is_run_in_place_and_what_no_reader_sees_is_left_out(tmp_path
         ("fear", 2, (), "a number is wanted, not fear. Hint: less"),
         ([1, 2], [1, 2, 3], (), "the shape is off: (2,) instead of (3,). Hint: less"),
         (torch.tensor([1, 5]), np.array([1, 2]), (), "1 of 2 values are off, the first at (1,). Hint: less"),
-        (lambda x: 1 / 0, abs, (1,), "your function stops with ZeroDivisionError: division by zero. Hint: less"),
+        (lambda x: 1 / 0, abs, (1,), "your answer stops with ZeroDivisionError: division by zero. Hint: less"),
+        (torch.ones(2, requires_grad=True), [1, 1], (), "right."),
+        (
+            [[1], [1, 2]],
+            [1, 2],
+            (),
+            "your answer stops with ValueError: setting an array element with a sequence. The "
+            "requested array has an inhomogeneous shape after 1 dimensions. The detected shape was (2,) + inhomogeneous "
+            "part.. Hint: less",
+        ),
         (np.sqrt, lambda x: x**0.5, (4.0,), "right."),
     ],
 )
