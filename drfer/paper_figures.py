@@ -168,8 +168,8 @@ def pose_curves(evaluations: list[Evaluation]) -> Figure:
                     points = [
                         (angle, *_of_pose(evaluation, folds, p)) for angle, p in _poses(evaluation, kind) if folds
                     ]
-                    axis.errorbar(*np.reshape(points, (-1, 3)).T, fmt=style, color=colour, markersize=4, capsize=2,
-                                  linewidth=1.4, label=f"{name}, {kind}")  # fmt: skip
+                    axis.errorbar(*np.reshape(points, (-1, 3)).T, fmt=style, color=colour, ecolor=(colour, 0.35),
+                                  markersize=4, capsize=2, linewidth=1.4, elinewidth=0.8, label=f"{name}, {kind}")  # fmt: skip
             axis.axhline(80, color="#555555", linewidth=0.9, linestyle=":", label="the paper:\nall above 80 %")
             axis.set_title(f"{title}\n{', '.join(counts)}", size=9)
             axis.set(xlabel="angle, degrees", xticks=range(-80, 81, 40), xlim=(-88, 88))
