@@ -41,8 +41,7 @@ def draw(results: Path | None = None, out: Path | None = None) -> list[Path]:
     shown = stored or [Evaluation("anny3dfe")]
     texts = {name: "\n".join(lines) + "\n" for name, lines in tables(stored).items()}
     texts["tables.md"] = "\n".join(texts.values())
-    turned = {1: turned_manifold(shown), 4: turned_faces(shown)}
-    for number, figure in turned.items():
+    for number, figure in ((1, turned_manifold(shown)), (4, turned_faces(shown))):
         texts[f"figure-{number}.html"] = figure.to_html(include_plotlyjs="directory", div_id=f"figure-{number}")
     texts["plotly.min.js"] = get_plotlyjs()
     for name, text in texts.items():
@@ -64,11 +63,12 @@ def rows_by_fold(evaluations: list[Evaluation]) -> Figure:
     figure, lines = _lines(evaluations, "rows", 1, 1, (6.6, 3.8))
     for evaluation, _, axes in lines:
         axis, rows = axes[0, 0], evaluation.facts["rows"]
-        shown = [row for row in (BASELINE, CONTROL, "stage i + ii", WHOLE) if row in rows]
+        shown = [row for row in (BASELINE, "stage i + ii", WHOLE, CONTROL) if row in rows]
         by_fold = [accuracy_by_fold(rows[row]) for row in shown]
         for fold in sorted(set.intersection(*map(set, by_fold))) if shown else ():
             values = [accuracies[fold] for accuracies in by_fold]
-            axis.plot(range(len(shown)), values, "o-", color="#999999", linewidth=0.7, markersize=3, alpha=0.7)
+            axis.plot(values[: len(shown) - (CONTROL in shown)], color="#999999", linewidth=0.7, alpha=0.7)
+            axis.plot(range(len(shown)), values, "o", color="#999999", markersize=3, alpha=0.7)
         for place, row in enumerate(shown):
             mean, half_width = statistic(evaluation, rows[row])
             colour = {BASELINE: PITCH, CONTROL: "#E69F00"}.get(row, "#009E73")
@@ -125,7 +125,7 @@ def _trajectories(samples: dict[str, np.ndarray], components: int) -> tuple[np.n
 
 
 def rotated_faces(evaluations: list[Evaluation]) -> Figure:
-    """Figure 4: two subjects' faces in every pose with the number of points left; the nearer, the darker."""
+    """Figure 4: two subjects' faces in every pose with the number of points left."""
     figure, lines = _lines(evaluations, "posed clouds", 4, 9, (9.0, 5.0))
     for evaluation, strip, axes in lines:
         clouds, left = evaluation.samples["posed clouds"], evaluation.samples["posed left"]
@@ -137,7 +137,7 @@ def rotated_faces(evaluations: list[Evaluation]) -> Figure:
             for axis, (angle, pose) in zip(line, _poses(evaluation, kind)):
                 x, y, z = clouds[subject, pose][np.argsort(clouds[subject, pose, :, 2])].T
                 dots = axis.scatter(
-                    x, y, c=z, s=0.8, cmap="cividis_r", vmin=far, vmax=near, linewidths=0, rasterized=True
+                    x, y, c=z, s=0.8, cmap="cividis", vmin=far, vmax=near, linewidths=0, rasterized=True
                 )
                 axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
                 axis.axis("off")
@@ -265,7 +265,7 @@ def turned_faces(evaluations: list[Evaluation]):
                 traces.append(pose)
                 figure.add_scatter3d(
                     x=x, y=y, z=z, mode="markers", visible=pose == 0, showlegend=False, hoverinfo="skip",
-                    marker={"size": 2, "color": z, "colorscale": "Cividis", "reversescale": True}, row=row, col=subject,
+                    marker={"size": 2, "color": z, "colorscale": "Cividis"}, row=row, col=subject,
                 )  # fmt: skip
     slider = [
         {"label": label, "method": "restyle", "args": [{"visible": [pose == trace for trace in traces]}]}

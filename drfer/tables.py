@@ -190,7 +190,8 @@ def _measured(section: str, title: str, evaluations: list[Evaluation]) -> list[s
     rows = [[name, *(f"{c[name]:.3g}" if name in c else a for c, a in zip(columns, absent))] for name in names]
     rows = rows or [[section, *[NOT_RUN] * len(columns)]]
     table = _markdown(["measure", *_columns(evaluations)], rows)
-    return [f"{title}. Mean over folds.", "", *table, "", *_origins(evaluations)]
+    folds = "".join(f"; {e.name}: {len(e.entries(section))}" for e in evaluations if e.entries(section))
+    return [f"{title}. Means over folds, without intervals{folds}.", "", *table, "", *_origins(evaluations)]
 
 
 def _numbers(entry: dict, path: str = "") -> Iterator[tuple[str, float]]:
@@ -216,7 +217,7 @@ def _cell(evaluation: Evaluation, row: str) -> str:
 
 
 def _plus_minus(half_width: float, folds: int) -> str:
-    return ("" if np.isnan(half_width) else f" ± {half_width:.2f}") + f" ({folds} fold{'s' if folds > 1 else ''})"
+    return ("" if folds < 3 else f" ± {half_width:.2f}") + f" ({folds} fold{'s' if folds > 1 else ''})"
 
 
 def _gain(evaluation: Evaluation) -> list[str]:
