@@ -44,9 +44,8 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     _report("unreadable", [finding.error for finding in findings if finding.error])
     missing = [key for key in _expected(dataset) if key not in dataset.files]
     _report("missing", [f"{key}" for key in missing if key.level in (0, *dataset.levels)])
-    _report(
-        "missing that the protocol does not use", [f"{key}" for key in missing if key.level not in (0, *dataset.levels)]
-    )
+    unused = [f"{key}" for key in missing if key.level not in (0, *dataset.levels)]
+    _report("missing that the protocol does not use", unused)
     _report("given more than once", [
         f"{key}: {', '.join(str(path.relative_to(dataset.root)) for path in paths)}"
         for key, paths in dataset.files.items() if len(paths) > 1
@@ -54,9 +53,8 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     _report("named like no scan of this database", [str(path) for path in dataset.strangers])
     strays = sorted((f for f in findings if f.components > 1), key=lambda f: -f.components)
     _report("with stray components, the most first", [f"{f.path}: {f.components} components" for f in strays])
-    _report(
-        "with edges of more than two triangles", [f"{f.path}: {f.tangled_edges}" for f in findings if f.tangled_edges]
-    )
+    tangled = [f"{f.path}: {f.tangled_edges}" for f in findings if f.tangled_edges]
+    _report("with edges of more than two triangles", tangled)
     _report("read in another unit", [f.source for f in findings if not f.error and f.source != str(f.path)])
     complete = [subject for subject in dataset.subjects if readable.issuperset(dataset.needed(subject))]
     if dataset.name == "bosphorus":
@@ -137,6 +135,5 @@ def _draw(dataset: ScanFolder, findings: list[Finding], sheet: Path) -> None:
     first = {finding.key.expression: finding for finding in by_level if not finding.error}  # of the highest level
     scans = [dataset.read(first[name].path, first[name].key) for name in (NEUTRAL, *EXPRESSIONS) if name in first]
     if scans:
-        figures.scan_sheet([scans], f"{dataset.name}: one scan of each class, as the files have it").savefig(
-            sheet, dpi=80
-        )
+        title = f"{dataset.name}: one scan of each class, as the files have it"
+        figures.scan_sheet([scans], title).savefig(sheet, dpi=80)

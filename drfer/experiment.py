@@ -56,6 +56,7 @@ def _trainings(epochs: dict[str, int]) -> dict[str, Training]:
 
 
 LONG = {"i-expression": 60, "i-identity": 30, "i-fusion": 20, "ii-expression": 30, "ii-identity": 30, "iii": 15}
+"""epochs of the presets that are meant to learn; the paper says none"""
 PRESETS = {
     preset.name: preset
     for preset in (

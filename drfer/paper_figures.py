@@ -182,7 +182,9 @@ def pose_curves(evaluations: list[Evaluation]) -> Figure:
 
 
 def _of_pose(evaluation: Evaluation, folds: list[dict], pose: int) -> tuple[float, float]:
-    return statistic(evaluation, [{**fold, "predicted": fold["predicted"][pose]} for fold in folds])
+    """Mean accuracy and half its interval, which of fewer than five folds is wider than the axis."""
+    mean, half_width = statistic(evaluation, [{**fold, "predicted": fold["predicted"][pose]} for fold in folds])
+    return mean, half_width if len(folds) >= 5 else np.nan
 
 
 def feature_maps(evaluations: list[Evaluation]) -> Figure:

@@ -20,7 +20,7 @@ BASELINE, WHOLE, CONTROL = "stage i", "stage i + ii + iii", "stage i, as long"
 ROWS = (*PAPER_BU3DFE, CONTROL)
 """table III's rows as the paper has them, and our control: the baseline trained for as many steps as all stages"""
 MEASURED = {
-    "disentanglement": "Disentanglement; not in the paper, which has no ground truth for it",
+    "disentanglement": "Disentanglement: leakage in %, errors in mm; not in the paper, which has no ground truth for it",
     "diagnosis": "What the later stages do to the expression branch; not in the paper",
 }
 """sections of numbers that have a table each, and its title"""
