@@ -255,7 +255,7 @@ def _samples(bench: Bench, run: Run) -> tuple[dict, dict]:
 MEASURES = {
     "pose": Measure(_head_pose, ("i-expression", "iii")),
     "features": Measure(_features, ("i-expression", "iii")),
-    "disentanglement": Measure(_disentanglement, ("i-identity", "iii")),
+    "disentanglement": Measure(_disentanglement, ("i-identity", "iii"), version=2),
     "diagnosis": Measure(_diagnosis, ("i-identity", "iii")),
     "samples": Measure(_samples, ("iii",)),
 }

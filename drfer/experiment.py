@@ -244,7 +244,7 @@ class Run:
         sizes, settings = self.read_by(stage.name)
         return {
             "stage": stage.name,
-            "version": stage.version,
+            "version": stage.version + sizes.gaussian_feature,  # the head's second: the first began at random
             "sizes": _as_json(sizes),
             "training": _as_json(self.preset.training(stage.name)),
             "losses": _as_json(settings),

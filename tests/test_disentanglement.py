@@ -44,7 +44,7 @@ def few(data):
 class Answers:
     """A "model" that gives each part's answer by a function; the parts take and give clouds."""
 
-    def __init__(self, expression=lambda cloud: cloud, identity=lambda cloud: cloud, fusion=None):
+    def __init__(self, expression=lambda cloud: cloud, identity=lambda cloud: cloud, fusion=lambda a, b: a):
         self.expression, self.identity, self.fusion = expression, identity, fusion
 
     def eval(self):
@@ -153,6 +153,9 @@ def test_reconstruction_errors_are_those_of_the_loops(faces, few):
         assert errors[name]["decoded"] == pytest.approx(to_input, abs=1e-3)
         assert errors[name]["mean neutral face"] == pytest.approx(to_mean, abs=1e-3)
         assert errors[name]["mean neutral face"] < errors[name]["mean neutral face, resampled"]
+    own = [distance_by_loops(neutral[faces.keys[scan].subject], clouds[scan], clouds[scan]) for scan in few.test]
+    assert errors["fusion"]["own neutral scan"] == pytest.approx(np.mean(own), abs=1e-3)
+    assert errors["fusion"]["decoded"] == 0
 
 
 def test_a_model_that_answers_with_the_targets_has_no_error(faces, data):
@@ -166,7 +169,9 @@ def test_a_model_that_answers_with_the_targets_has_no_error(faces, data):
     perfect = Answers(
         expression=answers(lambda scan: data.mean_expression[data.labels[scan]]),
         identity=answers(lambda scan: data.clouds[neutral[faces.keys[scan].subject]]),
+        fusion=lambda expression_face, identity_face: next(inputs),
     )
+    inputs = iter(data.clouds[data.test].split(24))
     for errors in reconstruction_errors(perfect, data, faces).values():
         assert errors["decoded"] == 0 and errors["target, resampled"] > 1
 

@@ -156,6 +156,13 @@ def test_the_gaussian_head_draws_in_training_and_gives_its_mean_in_evaluation():
     assert drawn.equal(mean)
 
 
+def test_an_untrained_gaussian_head_hands_the_feature_on_hardly_blurred():
+    feature = torch.randn(1000, 6)
+    drawn, mean, _ = seeded(GaussianHead, 6)(feature)
+    torch.testing.assert_close(mean, feature)
+    assert (drawn - feature).std() == pytest.approx(0.05, rel=0.05)
+
+
 def test_a_draw_passes_gradients_to_mean_and_variance():
     head, feature = seeded(GaussianHead, 4), torch.randn(3, 4)
     head(feature)[0].square().sum().backward()

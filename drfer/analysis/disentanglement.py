@@ -55,8 +55,9 @@ def measure(
 
 
 def reconstruction_errors(model: DrFER, data: FoldData, faces: FaceSet) -> dict[str, dict[str, float]]:
-    """Phi_id(F) against the subject's own neutral scan and Phi_exp(F) against the training fold's class mean, the
-    targets of equations (5) and (4); mm, mean over the test scans. Beside: the input scan, the mean neutral face.
+    """Phi_id(F) against the subject's own neutral scan, Phi_exp(F) against the training fold's class mean and both
+    fused against F, the targets of equations (5), (4) and (10); mm, mean over the test scans. Beside: faces that take
+    no network.
 
     A class mean shares vertices with the mean neutral face, and a decoder may learn them by heart: against it the
     mean neutral face pays for sampling less than a decoder does, and resampled more.
@@ -71,12 +72,15 @@ def reconstruction_errors(model: DrFER, data: FoldData, faces: FaceSet) -> dict[
         "mean neutral face, resampled": resampled(mean_neutral, clouds.shape[1]).expand_as(clouds),
     }
     model.eval()
+    tasks = {
+        "neutralisation": (_in_batches(model.identity, clouds), own, beside),
+        "de-identification": (_in_batches(model.expression, clouds), of_class, beside),
+        "fusion": (_fused(model, clouds, clouds), clouds, {"own neutral scan": own, "mean expression face": of_class}),
+    }
     return {
-        name: _errors({"decoded": _in_batches(branch, clouds)} | beside, target, target, faces)
-        for name, branch, target in (
-            ("neutralisation", model.identity, own), ("de-identification", model.expression, of_class)
-        )
-    }  # fmt: skip
+        name: _errors({"decoded": decoded} | rivals, target, target, faces)
+        for name, (decoded, target, rivals) in tasks.items()
+    }
 
 
 def transfer_error(model: DrFER, data: FoldData, faces: FaceSet, source, seed: int) -> dict[str, float]:
@@ -88,10 +92,7 @@ def transfer_error(model: DrFER, data: FoldData, faces: FaceSet, source, seed: i
     """
     scans, partners = data.test, transfer_pairs(faces.keys, data.test, seed)
     model.eval()
-    fused = _in_batches(
-        lambda a, b: model.fusion(reorder(model.expression(a)), reorder(model.identity(b))),
-        data.clouds[scans], data.clouds[partners],
-    )  # fmt: skip
+    fused = _fused(model, data.clouds[scans], data.clouds[partners])
     pairs = []
     for scan, partner in zip(scans, partners):
         activation = source.truth(faces.keys[scan]).activation
@@ -104,6 +105,12 @@ def transfer_error(model: DrFER, data: FoldData, faces: FaceSet, source, seed: i
         "mean expression face": data.mean_expression[data.labels[scans]],
     }
     return _errors(answers, truth, truth[:, seen], faces)
+
+
+def _fused(model: DrFER, expressive: Tensor, identities: Tensor) -> Tensor:
+    return _in_batches(
+        lambda a, b: model.fusion(reorder(model.expression(a)), reorder(model.identity(b))), expressive, identities
+    )
 
 
 def _errors(answers: dict[str, Tensor], target: Tensor, shown: Tensor, faces: FaceSet) -> dict[str, float]:

@@ -66,11 +66,17 @@ class Classifier(nn.Sequential):
 
 
 class GaussianHead(nn.Module):
-    """Feature (B, d) -> mean and log variance (B, d) each, and a draw from that Gaussian (its mean in evaluation)."""
+    """Feature (B, d) -> mean and log variance (B, d) each, and a draw from that Gaussian (its mean in evaluation).
+
+    Untrained, its mean is the feature itself, so that what stage i learned is still there when it comes in.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.parameters_of = nn.Linear(width, 2 * width)
+        with torch.no_grad():
+            self.parameters_of.weight.zero_()[:width].fill_diagonal_(1)
+            self.parameters_of.bias.zero_()[width:] = -6  # a deviation of 0.05
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_variance = self.parameters_of(feature).float().chunk(2, dim=-1)
