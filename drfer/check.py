@@ -38,7 +38,7 @@ class Finding:
 def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     """Print a report, draw one scan a class to `sheet`, and say whether the protocol can run."""
     files = [(path, key) for key, paths in dataset.files.items() for path in paths]
-    findings = map_on_all_cores(_examine, files, f"reading {len(files)} scans", _prepare_worker, (dataset,))
+    findings = map_on_all_cores(_examine, files, f"reading {len(files)} scans", dataset)
     readable = {finding.key for finding in findings if not finding.error}
     _report_counts(dataset, readable)
     _report("unreadable", [finding.error for finding in findings if finding.error])
@@ -102,15 +102,10 @@ def _report(what: str, lines: list[str]) -> None:
             print(f"  and {len(lines) - SHOWN} more")
 
 
-def _prepare_worker(dataset: ScanFolder) -> None:
-    global _dataset
-    _dataset = dataset
-
-
-def _examine(path_and_key: tuple[Path, ScanKey]) -> Finding:
+def _examine(path_and_key: tuple[Path, ScanKey], dataset: ScanFolder) -> Finding:
     path, key = path_and_key
     try:
-        scan = _dataset.read(path, key)
+        scan = dataset.read(path, key)
     except ScanFormatError as error:
         return Finding(path, key, str(error))
     except OSError as error:

@@ -17,7 +17,7 @@ def device() -> torch.device:
 def has_bfloat16() -> bool:
     """Whether this machine's processor (or GPU) computes in bfloat16 natively."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported())
 
 
@@ -25,6 +25,11 @@ def autocast(precision: str):
     """Context in which matrix products run at a precision: "float32", "bfloat16" or "auto" (bfloat16 where native)."""
     wanted = precision == "bfloat16" or (precision == "auto" and has_bfloat16())
     return torch.autocast(device().type, torch.bfloat16) if wanted else nullcontext()
+
+
+def fork_rng():
+    """Context that leaves torch's global generators as they were, touching no GPU but the one in use."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else [])
 
 
 def keep_freed_memory() -> None:

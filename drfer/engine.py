@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from drfer.device import keep_freed_memory
+from drfer.device import device, keep_freed_memory
 from drfer.evaluation import Bench, Job, Source
 from drfer.experiment import Preset
 from drfer.jobs import progress, written_whole
@@ -71,6 +71,8 @@ def run_on_ray(
             raise DrferError(
                 f"no node of the Ray cluster has {threads} cores and {gpus} GPUs: give --threads, --gpus less"
             )
+        if not gpus and device().type == "cuda":  # all jobs would share the first
+            raise DrferError("there are GPUs here: say with --gpus how much of one a job takes, such as 1 or 0.25")
         remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=LARGEST_LOSSES)(_work)
         waiting: dict = {}
         for job in _missing(jobs, Store(place.store)):

@@ -35,6 +35,7 @@ from drfer.experiment import (
     run_stage,
 )  # fmt: skip
 from drfer.jobs import written_whole
+from drfer.model.drfer import DrFER
 from drfer.poses import POSES, PosedFaces, pose_faces, pose_scan, poses_hash, turned_back
 from drfer.preprocessing import FaceSet, preprocess
 from drfer.protocol import drawn_subjects, protocol_keys
@@ -179,7 +180,7 @@ def _head_pose(bench: Bench, run: Run) -> tuple[dict, dict]:
         back = [_predicted(model, turned_back(clouds[:, number], pose)) for number, pose in enumerate(POSES)]
         predicted[row] = {"trained": raw} if run.turned else {"raw": raw, "registered": back}
     truth = [EXPRESSIONS.index(key.expression) for key in test]
-    return {}, {"truth": truth, "predicted": predicted, "left": np.median(turned.left[members], axis=0).tolist()}
+    return {}, {"truth": truth, "predicted": predicted}
 
 
 def _predicted(model, clouds: np.ndarray) -> list[int]:
@@ -201,19 +202,18 @@ def _features(bench: Bench, run: Run) -> tuple[dict, dict]:
 
 
 def _disentanglement(bench: Bench, run: Run) -> tuple[dict, dict]:
-    data = bench.data(run)
-    models = [
-        assemble(run, stages, bench.faces, data, bench.store)
-        for stages in (("i-expression", "i-identity"), ("ii-expression", "ii-identity", "i-fusion"), ("iii",))
-    ]
-    return {}, disentanglement.measure(*models, data, bench.faces, bench.dataset, run.seed)
+    models = _after_each_stage(bench, run)
+    return {}, disentanglement.measure(*models, bench.data(run), bench.faces, bench.dataset, run.seed)
+
+
+def _after_each_stage(bench: Bench, run: Run) -> list[DrFER]:
+    chain = [("i-expression", "i-identity"), ("ii-expression", "ii-identity", "i-fusion"), ("iii",)]
+    return [assemble(run, stages, bench.faces, bench.data(run), bench.store) for stages in chain]
 
 
 def _diagnosis(bench: Bench, run: Run) -> tuple[dict, dict]:
     """Of the later stages, with the weights that each starts from and ends with."""
-    data = bench.data(run)
-    chain = [("i-expression", "i-identity"), ("ii-expression", "ii-identity", "i-fusion"), ("iii",)]
-    models = [assemble(run, stages, bench.faces, data, bench.store) for stages in chain]
+    data, models = bench.data(run), _after_each_stage(bench, run)
     norms = {
         stage: {
             when: diagnosis.gradient_norms(stage, model, data, run.preset.training(stage), run.losses, run.seed)
@@ -309,7 +309,7 @@ def _measure_name(what: str, run: Run, faces: FaceSet) -> str:
 
 def collect(request: Request, source: Source, faces: FaceSet, store: Store, folder: Path) -> dict:
     """Write what is done of an evaluation: evaluation.json, the same to the byte whenever and wherever its jobs ran in
-    which order; samples.npz; and provenance.json, which says where and how long. Returns the first.
+    which order, on one kind of machine; samples.npz; and provenance.json, which says where and how long. Returns the first.
 
     What the folder already has of the same data and settings, by the names of the results, stays: an evaluation may
     grow by one command after the other, and on another machine whose store has only the newest.
@@ -324,7 +324,6 @@ def collect(request: Request, source: Source, faces: FaceSet, store: Store, fold
         result["folds"].append({**_place(run), "test subjects": run.test_subjects(faces)})
         _add_rows(result, run, request, faces, records, before)
         _add_measures(result, run, request, faces, records, before)
-    result["points left"] = result["points left"] or before.get("points left")
     _write_json(folder / "evaluation.json", result)
     _write_json(folder / "provenance.json", _origin(jobs, records, origin))
     samples = "samples" in request.measures and store.load(_measure_name("samples", request.runs()[0], faces))
@@ -347,7 +346,6 @@ def _heading(request: Request, source: Source, faces: FaceSet) -> dict:
         "expressions": EXPRESSIONS,
         "rows": {},
         "poses": [["frontal", 0] if pose.degrees == 0 else [pose.axis, pose.degrees] for pose in POSES],
-        "points left": None,
         **{section: [] for section in SECTIONS},
         "folds": [],
     }
@@ -386,7 +384,6 @@ def _add_measures(result: dict, run: Run, request: Request, faces: FaceSet, reco
                 name = _measure_name(what, posed, faces)
                 measured = records[name]["measured"] if name in records else {}
                 result[what] += _new_or_old(name, run, _entries(what, measured), old)
-                result["points left"] = measured.get("left") or result["points left"]
 
 
 def _new_or_old(name: str, run: Run, new: list[dict], old: list[dict]) -> list[dict]:

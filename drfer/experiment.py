@@ -216,8 +216,8 @@ class Run:
 
     def data(self, faces: FaceSet, turned: PosedFaces | None = None) -> FoldData:
         """The fold's scans; `turned` where the training scans stand in all poses."""
-        own = faces.of(self.subjects(faces)) if self.preset.protocol.redraw else faces
-        return FoldData(own, self.test_subjects(faces), self.preset.sizes.points, turned)
+        own, test = self.subjects(faces), self.test_subjects(faces)
+        return FoldData(faces, test, self.preset.sizes.points, turned, [name for name in own if name not in test])
 
     def precision(self) -> str:
         if self.preset.precision == "auto":
@@ -355,7 +355,7 @@ def _stage_seed(seed: int, stage: str) -> int:
 def run_fold(run: Run, faces: FaceSet, store: Store) -> dict[str, dict]:
     """All three stages of one fold; the records by stage name."""
     data = run.data(faces)
-    return {name: run_stage(run, name, faces, data, store) for name in PRESETS["paper"].trainings}
+    return {name: run_stage(run, name, faces, data, store) for name in run.preset.trainings}
 
 
 def accuracy(record: dict) -> float:
@@ -369,7 +369,7 @@ def provenance() -> dict:
     return {
         "drfer": drfer.__version__,
         "torch": torch.__version__,
-        "device": str(device()),
+        "device": torch.cuda.get_device_name() if device().type == "cuda" else "cpu",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "peak memory of the process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

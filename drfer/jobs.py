@@ -24,14 +24,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DRFER_CACHE") or platformdirs.user_cache_dir("drfer"))
 
 
-def map_on_all_cores(
-    function: Callable, items: Sequence, description: str, initializer: Callable | None = None, arguments: tuple = ()
-) -> list:
-    """[function(item) for item in items] in one process a core, of one thread each; the initializer runs once in each."""
-    workers = min(os.cpu_count() or 1, len(items))
+def map_on_all_cores(function: Callable, items: Sequence, description: str, *shared) -> list:
+    """[function(item, *shared) for item in items] in one process a core, of one thread each; each gets `shared` once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, len(items))
     context = multiprocessing.get_context("spawn")  # a fork of a process that runs threads may hang
-    with _one_thread_for_children(), ProcessPoolExecutor(workers, context, initializer, arguments) as pool:
-        return list(progress(pool.map(function, items), description, len(items)))
+    with _one_thread_for_children(), ProcessPoolExecutor(workers, context, _keep, (function, shared)) as pool:
+        return list(progress(pool.map(_apply, items), description, len(items)))
+
+
+def _keep(function: Callable, shared: tuple) -> None:
+    """In a worker: what it needs for every item, sent once."""
+    global _work
+    _work = function, shared
+
+
+def _apply(item):
+    function, shared = _work
+    return function(item, *shared)
 
 
 @contextmanager

@@ -59,7 +59,9 @@ def draw(results: Path | None = None, out: Path | None = None) -> list[Path]:
 
 
 def rows_by_fold(evaluations: list[Evaluation]) -> Figure:
-    """Our main figure: accuracy of the stages and the control, a thin line for each fold, their mean and its interval."""
+    """Our main figure: accuracy of the stages and the control, a thin line for each fold, their mean and its interval.
+    An evaluation of a single fold is left to the tables, unless there is no other."""
+    evaluations = [e for e in evaluations if len(e.facts.get("folds", ())) > 1] or evaluations
     figure, lines = _lines(evaluations, "rows", 1, 1, (6.6, 3.8))
     for evaluation, _, axes in lines:
         axis, rows = axes[0, 0], evaluation.facts["rows"]

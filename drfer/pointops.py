@@ -115,7 +115,9 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
 
 def nearest_plain(queries: Tensor, points: Tensor) -> Tensor:
     """Nearest neighbours by all distances: for any device, and to read."""
-    return torch.cdist(queries, points, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=-1)
+    # cloud by cloud: all distances of a batch at once are more than a GPU's kernel takes
+    pairs = zip(queries, points)
+    return torch.stack([(a[:, None] - b).square().sum(dim=-1).argmin(dim=1) for a, b in pairs])
 
 
 def by_place(points: np.ndarray) -> np.ndarray:
@@ -281,7 +283,7 @@ def _nearest_compiled(queries, points):
     Queries go in the order of their places, too: the last one's answer is a good first guess for the next.
     """
     batch, total, _ = queries.shape
-    index = np.zeros((batch, total), dtype=np.int64)  # a query that is NaN is nearest to nothing
+    index = np.zeros((batch, total), dtype=np.int64)
     for cloud in numba.prange(batch):
         order, turns = np.argsort(_place_codes(points[cloud])), np.argsort(_place_codes(queries[cloud]))
         low, high = _boxes(points[cloud], order, BLOCK)

@@ -101,7 +101,7 @@ def pose_faces(dataset, faces: FaceSet) -> PosedFaces:
     arrays = read_arrays(path)
     if arrays is None:
         items = list(zip(keys, faces.poses[members]))
-        done = map_on_all_cores(_pose_scan, items, "turning faces", _prepare_worker, (dataset, faces.settings))
+        done = map_on_all_cores(_in_all_poses, items, "turning faces", dataset, faces.settings)
         clouds, left = (np.stack(part) for part in zip(*done))
         arrays = {"clouds": clouds, "left": left}
         with written_whole(path) as target:
@@ -116,24 +116,15 @@ def poses_hash(faces: FaceSet) -> str:
     return hashlib.sha256(json.dumps(determined_by).encode()).hexdigest()
 
 
-def _prepare_worker(*state) -> None:
-    global _state
-    _state = state
-
-
-def _pose_scan(key_and_registration: tuple[ScanKey, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    dataset, settings = _state
-    return _in_all_poses(dataset, *key_and_registration, settings)
-
-
 def pose_scan(dataset, faces: FaceSet, key: ScanKey) -> tuple[np.ndarray, np.ndarray]:
     """What `pose_faces` has of one scan: clouds (17, 2048, 3), and how many points were seen (17,)."""
-    stored, left = _in_all_poses(dataset, key, faces.poses[faces.keys.index(key)], faces.settings)
+    stored, left = _in_all_poses((key, faces.poses[faces.keys.index(key)]), dataset, faces.settings)
     return _in_frame(stored, faces.settings), left
 
 
-def _in_all_poses(dataset, key: ScanKey, registration: np.ndarray, settings: Settings):
+def _in_all_poses(key_and_registration: tuple[ScanKey, np.ndarray], dataset, settings: Settings):
     """Clouds (17, 2048, 3) in stored units, and how many points were seen (17,)."""
+    key, registration = key_and_registration
     places, missing = resample(dataset.load(key), registration, settings)
     seen = [turn_and_hide(places[~missing], pose) for pose in POSES]
     return np.stack([_cloud(points, settings) for points in seen]), np.array([len(points) for points in seen])

@@ -20,7 +20,7 @@ SUFFIXES = (".wrl", ".bnt", *scans.SUFFIXES)
 @dataclass(frozen=True)
 class Prediction:
     """Of one scan. probabilities: of the six expressions, by name. residual: of the registration, mm; doubtful: whether
-    it is larger than a good face has. registered, neutralised: (P, 3) mm, the scan as the network sees it and the
+    it is worse than a good face's. registered, neutralised: (P, 3) mm, the scan as the network sees it and the
     identity branch's face of it."""
 
     source: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -47,8 +47,8 @@ class Settings:
 class FaceSet:
     """Preprocessed scans, in frame units. clouds: (n, 2048, 3), each in farthest-point order. vertices: (n, 4096, 3),
     the first template vertices on each scan, in correspondence. missing: (n, 4096), where a scan has no surface.
-    keys: which scan each is. doubtful: (n,), whose registration someone should look
-    at. hash: of scans, template and settings."""
+    keys: which scan each is. residuals: (n,), of the registrations, mm; doubtful: (n,), at which someone should look.
+    poses: (n, 4, 4), from the scan to the template's frame, mm. hash: of scans, template and settings."""
 
     keys: list[ScanKey]
     clouds: np.ndarray
@@ -66,14 +66,6 @@ class FaceSet:
     @cached_property
     def subjects(self) -> list[str]:
         return sorted({key.subject for key in self.keys})
-
-    def of(self, subjects: list[str]) -> FaceSet:
-        """The scans of some subjects only."""
-        kept = [number for number, key in enumerate(self.keys) if key.subject in subjects]
-        return replace(
-            self, keys=[self.keys[number] for number in kept], clouds=self.clouds[kept], vertices=self.vertices[kept],
-            missing=self.missing[kept], residuals=self.residuals[kept], doubtful=self.doubtful[kept], poses=self.poses[kept],
-        )  # fmt: skip
 
 
 def resample(scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +133,7 @@ def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) ->
     if arrays is None:
         # subject by subject, so that each worker opens a subject's file once
         chunks = [[key for key in keys if key.subject == subject] for subject in sorted({key.subject for key in keys})]
-        done = map_on_all_cores(_preprocess_chunk, chunks, "preprocessing", _prepare_worker, (dataset, settings))
+        done = map_on_all_cores(_preprocess_chunk, chunks, "preprocessing", dataset, settings)
         results = {key: result for chunk, part in zip(chunks, done) for key, result in zip(chunk, part)}
         arrays = {name: np.stack([results[key][name] for key in keys]) for name in next(iter(results.values()))}
         with written_whole(path) as target:
@@ -159,13 +151,7 @@ def _warn(dataset, keys: list[ScanKey]) -> None:
     print(f"{len(keys)} scans of {dataset.name} register less well than any good open face: {shown}. Look at them.")
 
 
-def _prepare_worker(*state) -> None:
-    global _state
-    _state = state
-
-
-def _preprocess_chunk(keys: list[ScanKey]) -> list[dict[str, np.ndarray]]:
-    dataset, settings = _state
+def _preprocess_chunk(keys: list[ScanKey], dataset, settings: Settings) -> list[dict[str, np.ndarray]]:
     return [preprocess_scan(dataset.load(key), settings) for key in keys]
 
 

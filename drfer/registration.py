@@ -28,7 +28,7 @@ class RegistrationSettings:
     """Lengths in mm."""
 
     starts: tuple[tuple[float, float], ...] = tuple(product((0, -25, 25), (0, -30, 30, -60, 60)))
-    """how far to the left of the scan's middle, and above it, the template's starts"""
+    """how far to the right of the scan's middle, and below it, the template's starts"""
     coarse_vertices: int = 200
     """that the coarse fit from a start takes; the template is nearly rigid in it"""
     coarse_reach: tuple[float, float] = (30.0, 10.0)

@@ -41,12 +41,12 @@ def norm_relu_linear_norm_maximum(
     rows: Tensor, norm: BatchNorm1d, weight: Tensor, last_norm: BatchNorm1d, members: int
 ) -> Tensor:
     """last_norm(relu(norm(rows)) @ weight.T), and of that the maximum over each group of so many rows:
-    rows (G * members, C), weight (D, C) -> (G, D). At most 256 members.
+    rows (G * members, C), weight (D, C) -> (G, D).
 
     The gradient goes to the first of the largest. (`amax` shares it among equals; in a ball, equals are the same
     point, found once and filled up.)
     """
-    if not _is_fast(rows, norm):
+    if members > 256 or not _is_fast(rows, norm):  # the fast one keeps the largest's place in a byte
         out = last_norm(linear(norm(rows).relu(), weight))
         return out.view(-1, members, out.shape[1]).max(dim=1).values
     return _NormReLULinearNormMaximum.apply(

@@ -21,6 +21,7 @@ from drfer.jobs import cache_folder, written_whole
 from drfer.model.drfer import DrFER
 from drfer.preprocessing import VERSION, FaceSet
 from drfer.protocol import Protocol, accuracy_by_fold
+from drfer.scan import DrferError
 from drfer.stages import FoldData
 from drfer.store import Store
 
@@ -51,7 +52,11 @@ def load(path: Path | None = None) -> tuple[DrFER, dict] | None:
     for layer in {name.removesuffix(".left") for name in tensors if name.endswith(".left")}:
         tensors[layer] = tensors.pop(f"{layer}.left") @ tensors.pop(f"{layer}.right")
     model = DrFER(PRESETS[PRESET].sizes, len(card["training subjects"]))
-    model.load_state_dict(tensors, strict=False)  # the identity branch's classifier serves its training alone
+    missing, extra = model.load_state_dict(tensors, strict=False)
+    # the identity branch's classifier and batch norm's counts serve training alone
+    missing = [n for n in missing if not n.startswith("identity.classifier") and not n.endswith("num_batches_tracked")]
+    if missing or extra:
+        raise DrferError(f"{path} is not of this version's model: {', '.join((*missing, *extra))}")
     return model.to(device()).eval(), card
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drfer import losses
-from drfer.device import autocast, device
+from drfer.device import autocast, device, fork_rng
 from drfer.model.drfer import DrFER
 from drfer.poses import PosedFaces
 from drfer.preprocessing import FaceSet, mean_face
@@ -70,7 +70,8 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Batch:
-    """Scans of one step, already augmented. cloud, own_neutral, mean_expression: (B, P, 3); mean_neutral (B, P, 3)."""
+    """Scans of one step. cloud (B, P, 3): augmented, what the encoders see; whole: the same without dropout, frontal;
+    expression, subject: labels (B,); mean_expression, own_neutral, mean_neutral: targets (B, P, 3), scaled as the scan."""
 
     cloud: Tensor
     whole: Tensor
@@ -84,20 +85,26 @@ class Batch:
 class FoldData:
     """A fold's training scans with their targets, and its test scans, on the training device.
 
-    Mean faces are over the training subjects only. Clouds: (n, P, 3) in frame units, farthest-point order. Where
-    `turned` gives the scans in many poses, each training input is drawn from them; all targets stay frontal and whole.
+    Mean faces are over the training subjects only: all others of the faces, unless they are given. Clouds: (n, P, 3)
+    in frame units, farthest-point order. `train`, `test`, `test_neutral`: indices into the faces' keys. Where `turned`
+    gives the scans in many poses, each training input is drawn from them; all targets stay frontal and whole.
     """
 
-    def __init__(self, faces: FaceSet, test_subjects: list[str], points: int, turned: PosedFaces | None = None) -> None:
+    def __init__(
+        self, faces: FaceSet, test_subjects: list[str], points: int, turned: PosedFaces | None = None,
+        training_subjects: list[str] | None = None,
+    ) -> None:  # fmt: skip
         keys = faces.keys
-        is_test = np.array([key.subject in test_subjects for key in keys])
+        self.subjects = sorted(
+            set(faces.subjects if training_subjects is None else training_subjects) - {*test_subjects}
+        )
+        is_test, is_train = (np.array([key.subject in some for key in keys]) for some in (test_subjects, self.subjects))
         is_neutral = np.array([key.expression == NEUTRAL for key in keys])
         label = np.array(
             [-1 if neutral else EXPRESSIONS.index(key.expression) for key, neutral in zip(keys, is_neutral)]
         )
-        self.subjects = sorted({key.subject for key, test in zip(keys, is_test) if not test})
         number = np.array([self.subjects.index(key.subject) if key.subject in self.subjects else -1 for key in keys])
-        self.train = np.flatnonzero(~is_test & ~is_neutral)
+        self.train = np.flatnonzero(is_train & ~is_neutral)
         self.test = np.flatnonzero(is_test & ~is_neutral)
         self.test_neutral = np.flatnonzero(is_test & is_neutral)
 
@@ -105,7 +112,7 @@ class FoldData:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device())
 
         clouds = faces.clouds[:, :points]
-        neutrals = np.flatnonzero(~is_test & is_neutral)
+        neutrals = np.flatnonzero(is_train & is_neutral)
         if sorted(number[neutrals]) != list(range(len(self.subjects))):
             raise DrferError("every training subject needs exactly one neutral scan, as the identity branch's target")
         self.clouds, self.labels = on_device(clouds), on_device(label)
@@ -163,53 +170,37 @@ def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator
     return clouds.gather(1, order[..., None].expand(-1, -1, 3))
 
 
-StepLoss = Callable[[Batch], dict[str, Tensor]]
-"""A batch -> named loss terms, whose sum is minimised."""
-
-
 @dataclass(frozen=True)
 class Stage:
-    """One training: which modules it changes and what it minimises. `loss` builds the step from model and settings."""
+    """One training: which modules it changes, and `loss`: named terms, whose sum is minimised."""
 
     name: str
     title: str
     trained: tuple[str, ...]
     """names of the model's parts whose weights it changes"""
-    loss: Callable[[DrFER, LossSettings], StepLoss]
+    loss: Callable[[DrFER, LossSettings, Batch], dict[str, Tensor]]
     fresh: tuple[str, ...] = ()
     """those of the parts that do not start from an earlier stage's weights"""
     version: int = 3
     """raised when its result could come out differently: stored results of another version are not reused"""
 
 
-def _stage_i_expression(model: DrFER, settings: LossSettings) -> StepLoss:
+def _stage_i_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (1)."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        logits = model.expression.classifier(model.expression.encode(batch.cloud))
-        return {"classification": losses.classification_loss(logits.float(), batch.expression)}
-
-    return loss
+    logits = model.expression.classifier(model.expression.encode(batch.cloud))
+    return {"classification": losses.classification_loss(logits.float(), batch.expression)}
 
 
-def _stage_i_identity(model: DrFER, settings: LossSettings) -> StepLoss:
+def _stage_i_identity(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (2)."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        logits = model.identity.classifier(model.identity.encode(batch.cloud))
-        return {"classification": losses.classification_loss(logits.float(), batch.subject)}
-
-    return loss
+    logits = model.identity.classifier(model.identity.encode(batch.cloud))
+    return {"classification": losses.classification_loss(logits.float(), batch.subject)}
 
 
-def _stage_i_fusion(model: DrFER, settings: LossSettings) -> StepLoss:
+def _stage_i_fusion(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (3): the mean face of the expression and the subject's neutral make the scan."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        fused = model.fusion(batch.mean_expression, batch.own_neutral)
-        return {"reconstruction": losses.reconstruction_loss(fused, batch.whole, settings.reduction)}
-
-    return loss
+    fused = model.fusion(batch.mean_expression, batch.own_neutral)
+    return {"reconstruction": losses.reconstruction_loss(fused, batch.whole, settings.reduction)}
 
 
 def _expression_terms(model: DrFER, settings: LossSettings, batch: Batch, face, feature, mean, log_variance) -> dict:
@@ -228,68 +219,50 @@ def _expression_terms(model: DrFER, settings: LossSettings, batch: Batch, face, 
     return terms
 
 
-def _stage_ii_expression(model: DrFER, settings: LossSettings) -> StepLoss:
+def _stage_ii_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (7)."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        feature, mean, log_variance = model.expression.encode_distribution(batch.cloud)
-        face = model.expression.decoder(feature)
-        return _expression_terms(model, settings, batch, face, feature, mean, log_variance)
-
-    return loss
+    feature, mean, log_variance = model.expression.encode_distribution(batch.cloud)
+    face = model.expression.decoder(feature)
+    return _expression_terms(model, settings, batch, face, feature, mean, log_variance)
 
 
-def _stage_ii_identity(model: DrFER, settings: LossSettings) -> StepLoss:
+def _stage_ii_identity(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (8)."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        face = model.identity(batch.cloud)
-        return {"reconstruction id": losses.reconstruction_loss(face, batch.own_neutral, settings.reduction)}
-
-    return loss
+    face = model.identity(batch.cloud)
+    return {"reconstruction id": losses.reconstruction_loss(face, batch.own_neutral, settings.reduction)}
 
 
-def _stage_iii(model: DrFER, settings: LossSettings) -> StepLoss:
+def _stage_iii(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (10); gradients flow through the cross-over into both branches."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        out = model.disentangle(batch.cloud, settings.fusion, settings.count_decoded)
-        terms = _expression_terms(
-            model, settings, batch, out.expression_face, out.expression_feature, out.feature_mean,
-            out.feature_log_variance,
-        )  # fmt: skip
-        terms["reconstruction id"] = losses.reconstruction_loss(
-            out.identity_face, batch.own_neutral, settings.reduction
+    out = model.disentangle(batch.cloud, settings.fusion, settings.count_decoded)
+    terms = _expression_terms(
+        model, settings, batch, out.expression_face, out.expression_feature, out.feature_mean,
+        out.feature_log_variance,
+    )  # fmt: skip
+    terms["reconstruction id"] = losses.reconstruction_loss(out.identity_face, batch.own_neutral, settings.reduction)
+    terms["cross-over"] = losses.cross_over_loss(
+        out.identity_of_expression_face, out.expression_of_identity_face, batch.mean_neutral, settings.reduction
+    )
+    if settings.fusion:
+        terms["fusion"] = settings.fusion_weight * losses.reconstruction_loss(
+            out.fused_face, batch.whole, settings.reduction
         )
-        terms["cross-over"] = losses.cross_over_loss(
-            out.identity_of_expression_face, out.expression_of_identity_face, batch.mean_neutral, settings.reduction
-        )
-        if settings.fusion:
-            terms["fusion"] = settings.fusion_weight * losses.reconstruction_loss(
-                out.fused_face, batch.whole, settings.reduction
-            )
-        return terms
-
-    return loss
+    return terms
 
 
-def _head(model: DrFER, settings: LossSettings) -> StepLoss:
+def _head(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (1) for the classifier alone: how much a feature that was trained without it tells of the expression."""
-
-    def loss(batch: Batch) -> dict[str, Tensor]:
-        with torch.no_grad():
-            feature = model.expression.encode(batch.cloud)
-        return {
-            "classification": losses.classification_loss(model.expression.classifier(feature).float(), batch.expression)
-        }
-
-    return loss
+    with torch.no_grad():
+        feature = model.expression.encode(batch.cloud)
+    return {
+        "classification": losses.classification_loss(model.expression.classifier(feature).float(), batch.expression)
+    }
 
 
 _CLASSIFICATION = ("expression.encoder", "expression.classifier")
 _WHOLE = ("expression", "identity.encoder", "identity.decoder", "fusion")
 
-STAGES = {
+STAGES = {  # new ones go to the end: a stage's place gives its seed
     stage.name: stage
     for stage in (
         Stage("i-expression", "stage i, expression", _CLASSIFICATION, _stage_i_expression),
@@ -318,7 +291,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             parameters, training.learning_rate, training.betas, weight_decay=training.weight_decay, fused=True
         )
-        self.step_loss = stage.loss(model, settings)
+        self.stage, self.settings = stage, settings
         self.curves: list[dict[str, float]] = []
         self.seconds = 0.0
 
@@ -337,7 +310,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         sums: dict[str, float] = {}
         scans = 0
-        with torch.random.fork_rng():  # dropout layers know only torch's global generator
+        with fork_rng():  # dropout layers know only torch's global generator
             torch.manual_seed(self.seed * 100_003 + self.epoch)
             for batch in self.data.batches(self.training, generator):
                 terms = self._step(batch)
@@ -345,6 +318,8 @@ class Trainer:
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value.item() * len(batch.cloud)
         self.curves.append({name: total / scans for name, total in sums.items()})
+        if not math.isfinite(sum(sums.values())):
+            raise DrferError(f"the loss is no finite number after epoch {self.epoch}: give a lower learning rate")
         self.seconds += time.perf_counter() - started
 
     def _rate_share(self) -> float:
@@ -355,7 +330,7 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)  # first, so that the last step's gradients need no room beside it
         with autocast(self.precision):
-            terms = self.step_loss(batch)
+            terms = self.stage.loss(self.model, self.settings, batch)
         sum(terms.values()).backward()
         self.optimizer.step()
         return terms
@@ -391,7 +366,7 @@ def predict(model: DrFER, clouds: Tensor, batch_size: int = 48) -> tuple[np.ndar
 
 def fresh_model(sizes, data: FoldData, seed: int) -> DrFER:
     """An untrained model for a fold, its weights from the seed; decoders start from the mean neutral face."""
-    with torch.random.fork_rng():
+    with fork_rng():
         torch.manual_seed(seed)
         model = DrFER(sizes, len(data.subjects)).to(device())
     for layers in (model.expression.decoder, model.identity.decoder, model.fusion.layers):

@@ -10,19 +10,14 @@ from drfer.registration import RegistrationSettings
 from tests.damage import ANGLES, DAMAGES, case, registered_case
 
 
-def _prepare_worker(database):
-    global _database
-    _database = database
-
-
-def _measure(number):
+def _measure(number, database):
     """Whether the pose is good (2 degrees, 3 mm) and whether it is doubtful."""
-    registration, angle, shift = registered_case(_database, number)
+    registration, angle, shift = registered_case(database, number)
     return angle < 2 and shift < 3, registration.is_doubtful(RegistrationSettings())
 
 
 def main(count):
-    measured = map_on_all_cores(_measure, range(count), "registering", _prepare_worker, (Anny3DFE(),))
+    measured = map_on_all_cores(_measure, range(count), "registering", Anny3DFE())
     good, doubtful = np.array(measured).T
     angles, damages, _ = zip(*(case(number) for number in range(count)))
     angles, damages = np.array(angles), np.array(damages)

@@ -24,7 +24,7 @@ def test_gradient_norms_are_those_of_one_backward_pass_a_term(stage, data, monke
     batch = next(data.batches(training, torch.Generator().manual_seed(4)))
     for name, norm in norms.items():
         model.zero_grad(set_to_none=True)
-        STAGES[stage].loss(model.eval(), settings)(batch)[name].backward()
+        STAGES[stage].loss(model.eval(), settings, batch)[name].backward()
         weights = [w.grad for w in model.expression.encoder.parameters() if w.grad is not None]
         assert norm == pytest.approx(sum(float((w**2).sum()) for w in weights) ** 0.5, rel=1e-3, abs=1e-9)
     assert norms["reconstruction exp"] > 0

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from driver import TINY, tiny_request
@@ -240,6 +241,12 @@ def test_a_job_that_loses_its_workers_too_often_fails(cluster, faces, tmp_path, 
 def test_a_job_too_large_for_every_node_is_refused(cluster, finished, tmp_path):
     with pytest.raises(DrferError, match="no node of the Ray cluster has 2 cores"):
         on(cluster, finished.jobs, Store(tmp_path), threads=2)
+
+
+def test_where_there_are_gpus_jobs_do_not_all_take_the_first(cluster, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "device", lambda: SimpleNamespace(type="cuda"))
+    with pytest.raises(DrferError, match="say with --gpus"):
+        on(cluster, finished.jobs, Store(tmp_path))
 
 
 def test_a_lost_node_loses_nothing(cluster, finished, faces, tmp_path):

@@ -39,7 +39,7 @@ def evaluation(dataset="anny3dfe", seed=0, folds=3, scans=36):
         "dataset": dataset, "data hash": "0123456789abcdef", "preset": "classroom", "seed": seed,
         "protocol": {"subjects": 60, "folds": 10, "levels": [3, 4], "draw_seed": 0}, "expressions": list(EXPRESSIONS),
         "rows": {row: [fold(number, predicted=guessed(0.8)) for number in range(folds)] for row in ROWS[:-1]},
-        "poses": POSES, "points left": generator.integers(400, 2048, size=17).tolist(),
+        "poses": POSES,
         "pose": [
             {"setting": setting, "row": row, **fold(number, predicted=[guessed(0.9 - abs(a) / 400) for _, a in POSES])}
             for setting in SETTINGS for row in (BASELINE, WHOLE) for number in range(folds)

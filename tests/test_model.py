@@ -160,7 +160,7 @@ def test_an_untrained_gaussian_head_hands_the_feature_on_hardly_blurred():
     feature = torch.randn(1000, 6)
     drawn, mean, _ = seeded(GaussianHead, 6)(feature)
     torch.testing.assert_close(mean, feature)
-    assert (drawn - feature).std() == pytest.approx(0.05, rel=0.05)
+    assert (drawn - feature).std().item() == pytest.approx(0.05, rel=0.05)
 
 
 def test_a_draw_passes_gradients_to_mean_and_variance():

@@ -11,6 +11,8 @@ import torch
 import trimesh
 from driver import TINY
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_preprocessing import no_faces
 
 from drfer import predict, shipped
@@ -49,6 +51,16 @@ def test_a_file_says_who_was_trained_on_and_how_well_others_were_recognised(tiny
 
 def test_a_checkout_may_have_no_model(tmp_path):
     assert shipped.load(tmp_path / "none.safetensors") is None
+
+
+def test_weights_of_another_version_are_refused(tiny, tmp_path):
+    with safe_open(tiny, "pt") as stored:
+        card, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
+    name = next(name for name in tensors if name.startswith("fusion"))
+    tensors["renamed"] = tensors.pop(name)
+    save_file(tensors, tmp_path / "other.safetensors", card)
+    with pytest.raises(DrferError, match=f"not of this version's model: {name}, renamed"):
+        shipped.load(tmp_path / "other.safetensors")
 
 
 def test_few_bytes_say_nearly_the_same(tiny, faces, database):

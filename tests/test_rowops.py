@@ -77,6 +77,11 @@ def test_values_gradients_and_statistics_are_torchs(form, dtype, shape):
         )  # fmt: skip
 
 
+def test_a_group_may_have_more_members_than_a_byte_counts(monkeypatch):
+    monkeypatch.setitem(globals(), "MEMBERS", 300)
+    test_values_gradients_and_statistics_are_torchs("maximum", torch.float32, (900, 7))
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_are_those_of_finite_differences(form):
     fast, _ = FORMS[form]

@@ -18,10 +18,10 @@ def gradient_norms(
     """By loss term of a stage: the norm of its gradient in the expression encoder's weights, mean over the first few
     batches of an epoch; layers of batch norm and dropout in evaluation."""
     model.eval()
-    step_loss, weights = STAGES[stage].loss(model, settings), list(model.expression.encoder.parameters())
+    weights = list(model.expression.encoder.parameters())
     norms: dict[str, list[float]] = {}
     for _, batch in zip(range(BATCHES), data.batches(training, torch.Generator().manual_seed(seed))):
-        terms = step_loss(batch)
+        terms = STAGES[stage].loss(model, settings, batch)
         for name, value in terms.items():
             gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
             squares = sum(float(part.square().sum()) for part in gradients if part is not None)

@@ -23,5 +23,5 @@ def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
 
 def neighbour_purity(features: np.ndarray, labels: np.ndarray, neighbours: int = 5) -> float:
     """Mean share of a scan's nearest neighbours in feature space that show its expression, in [0, 1]."""
-    index = NearestNeighbors(n_neighbors=neighbours + 1).fit(features).kneighbors(return_distance=False)
-    return float((labels[index[:, :neighbours]] == labels[:, None]).mean())
+    index = NearestNeighbors(n_neighbors=neighbours).fit(features).kneighbors(return_distance=False)
+    return float((labels[index] == labels[:, None]).mean())

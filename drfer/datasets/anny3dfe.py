@@ -182,26 +182,15 @@ def _generate(root: Path, settings: dict, spread: Spread, scanner: Scanner) -> N
         neutrals.append(heads.neutral(*identity).astype(np.float32))
     with written_whole(root) as folder:
         folder.mkdir()
-        hashes = map_on_all_cores(
-            _scan_subject,
-            list(zip(subjects, neutrals)),
-            "faces",
-            _prepare_worker,
-            (heads.head, folder, seed, spread, scanner),
-        )
+        items = list(zip(subjects, neutrals))
+        hashes = map_on_all_cores(_scan_subject, items, "faces", heads.head, folder, seed, spread, scanner)
         manifest = {"settings": settings, "hash": hashlib.sha256("".join(hashes).encode()).hexdigest()}
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
-def _prepare_worker(*state) -> None:
-    global _state
-    _state = state
-
-
-def _scan_subject(subject_and_neutral: tuple[str, np.ndarray]) -> str:
+def _scan_subject(subject_and_neutral: tuple[str, np.ndarray], head, folder: Path, seed: int, spread, scanner) -> str:
     """Draw, scan and write a subject's 25 faces; returns the hash of what was written."""
     subject, neutral = subject_and_neutral
-    head, folder, seed, spread, scanner = _state
     style = draw_style(_generator(seed, subject, 1), spread)
     keys = scan_keys(subject)
     draws = [_generator(seed, subject, 2 + number) for number in range(len(keys))]
