@@ -41,4 +41,4 @@ $(READY): pyproject.toml
 	@$(BIN)/drfer doctor
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

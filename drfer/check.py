@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS
 from drfer.datasets.folder import ScanFolder
-from drfer.jobs import map_on_all_cores
+from drfer.jobs import map_on_all_cores, written_whole
 from drfer.protocol import Protocol
 from drfer.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanFormatError, ScanKey
 
@@ -60,14 +60,15 @@ def check(dataset: ScanFolder, protocol: Protocol, sheet: Path | None) -> bool:
     if dataset.name == "bosphorus":
         listed = {f"bs{number:03d}" for number in EXPRESSIVE_SUBJECTS}
         _report("with all expressions, but not in the published list of 65", sorted(set(dataset.subjects) - listed))
-    if sheet:
-        _draw(dataset, findings, sheet)
-        print(f"one scan of each class: {sheet}; look whether they stand upright and face you")
-    possible = len(complete) >= protocol.subjects
+    blocking = [subject for subject in dataset.subjects if subject not in complete]
+    _report("subjects with an unreadable scan; any of them may be drawn: take those files out of the folder", blocking)
+    possible = len(complete) >= protocol.subjects and not blocking
     print(
         f"{len(complete)} subjects have every scan that the protocol needs, readable; it draws {protocol.subjects}: "
         f"the {protocol.folds}-fold protocol {'can run' if possible else 'cannot run'}"
     )
+    if sheet:
+        _draw(dataset, findings, sheet)
     return possible
 
 
@@ -131,4 +132,6 @@ def _draw(dataset: ScanFolder, findings: list[Finding], sheet: Path) -> None:
     scans = [dataset.read(first[name].path, first[name].key) for name in (NEUTRAL, *EXPRESSIONS) if name in first]
     if scans:
         title = f"{dataset.name}: one scan of each class, as the files have it"
-        figures.scan_sheet([scans], title).savefig(sheet, dpi=80)
+        with written_whole(sheet) as target:
+            figures.scan_sheet([scans], title).savefig(target, format="png", dpi=80)
+        print(f"one scan of each class: {sheet}; look whether they stand upright and face you")

@@ -24,7 +24,7 @@ def reproduce(
     Args:
         dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, scans (your own).
         root: the folder of bu3dfe, bosphorus or scans.
-        up: the axis that points up in your own scans: x, y, z, -x, -y or -z.
+        up: the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z.
         preset: paper, classroom (two cores, ten minutes) or smoke (a test of the whole, under a minute).
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
@@ -46,7 +46,7 @@ class Selection:
     root: Path | None = None
     """the folder of bu3dfe, bosphorus or scans"""
     up: str = "y"
-    """the axis that points up in your own scans: x, y, z, -x, -y or -z"""
+    """the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z"""
     preset: str = "classroom"
     """paper, classroom or smoke"""
     rows: tuple[str, ...] = ("main",)
@@ -56,7 +56,7 @@ class Selection:
     folds: tuple[int, ...] = ()
     """which; all if none is named"""
     repeats: int = 1
-    """of the folds, each of other subjects together"""
+    """how often all folds are run, the subjects shuffled anew each time"""
     redraw: bool = False
     """draw the subjects anew in each repeat"""
     seed: int = 0
@@ -172,7 +172,7 @@ def check(
     Args:
         dataset: bu3dfe, bosphorus or scans.
         folder: where it lies.
-        up: the axis that points up in your own scans: x, y, z, -x, -y or -z.
+        up: the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z.
         sheet: a picture to draw of one scan of each class.
     """
     from drfer.check import check as run
@@ -210,7 +210,7 @@ def predict(
 
     Args:
         scans: OBJ, PLY, STL, .wrl or .bnt, each of one face, turned by up to 30 degrees from the front.
-        up: the axis that points up in them: x, y, z, -x, -y or -z.
+        up: the axis that points up in them: x, y, z; -x, -y, -z as in --up=-z.
         out: folder for the pictures.
         json: print JSON, one line a scan, instead of text.
     """
@@ -223,6 +223,8 @@ def predict(
     loaded = shipped.load()
     if loaded is None:
         raise DrferError(f"this checkout has no trained model: {shipped.PATH.name} is missing")
+    if not scans:
+        raise DrferError("name at least one scan")
     refused = 0
     for number, path in enumerate(scans, 1):
         try:
@@ -281,7 +283,7 @@ def main() -> None:
         print(f"drfer: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ndrfer: interrupted; the same command goes on where it was", file=sys.stderr)
+        print("\ndrfer: interrupted; reproduce and crossval go on where they were", file=sys.stderr)
         sys.exit(130)
 
 

@@ -39,6 +39,8 @@ def _verdict(answer, right, on: tuple, tolerance: float) -> str:
     off = ~(np.abs(answer.astype(float) - right) <= tolerance * max(np.abs(right).max(), 1e-12))  # NaN is off, too
     if not off.any():
         return RIGHT
+    if right.ndim == 0 and np.isnan(answer):
+        return f"{answer} is no number."
     if right.ndim == 0:
         return f"{answer:g} is too {'large' if answer > right else 'small'}."
     return f"{off.sum()} of {off.size} values are off, the first at {tuple(map(int, np.argwhere(off)[0]))}."

@@ -196,6 +196,8 @@ class Run:
         count = self.preset.protocol.folds
         if not 0 <= self.fold < count:
             raise DrferError(f"there is no fold {self.fold}: preset {self.preset.name} has folds 0 to {count - 1}")
+        if not 0 <= self.seed < 2**31:
+            raise DrferError(f"{self.seed} is no seed; give 0 or more")
 
     def change(self, row: Row) -> Run:
         """This run as a row of a table has it."""

@@ -67,17 +67,23 @@ def rows_by_fold(evaluations: list[Evaluation]) -> Figure:
         axis, rows = axes[0, 0], evaluation.facts["rows"]
         shown = [row for row in (BASELINE, "stage i + ii", WHOLE, CONTROL) if row in rows]
         by_fold = [accuracy_by_fold(rows[row]) for row in shown]
-        for fold in sorted(set.intersection(*map(set, by_fold))) if shown else ():
+        common = sorted(set.intersection(*map(set, by_fold))) if shown else []
+        for fold in common:
             values = [accuracies[fold] for accuracies in by_fold]
             axis.plot(values[: len(shown) - (CONTROL in shown)], color="#999999", linewidth=0.7, alpha=0.7)
             axis.plot(range(len(shown)), values, "o", color="#999999", markersize=3, alpha=0.7)
         for place, row in enumerate(shown):
-            mean, half_width = statistic(evaluation, rows[row])
+            on_common = [entry for entry in rows[row] if (entry["repeat"], entry["fold"]) in common]
+            mean, half_width = statistic(evaluation, on_common)
             colour = {BASELINE: PITCH, CONTROL: "#E69F00"}.get(row, "#009E73")
             axis.errorbar(place, mean, half_width, fmt="o", color=colour, markersize=8, capsize=5, zorder=5)
             axis.annotate(f"{mean:.1f}", (place, mean), (10, 6), textcoords="offset points", size=9, color=colour)
         axis.set_xticks(range(len(shown)), shown)
-        axis.set(ylabel="accuracy on unseen subjects, %", xlim=(-0.4, len(shown) - 0.4))
+        axis.set(
+            ylabel="accuracy on unseen subjects, %",
+            xlabel=f"{len(common)} folds; bars: 95 % interval of the mean",
+            xlim=(-0.4, len(shown) - 0.4),
+        )
         axis.grid(axis="y", linewidth=0.3)
     return figure
 

@@ -144,20 +144,22 @@ def test_own_scans_come_to_the_same_pose_in_any_format_unit_and_axis(suffix, up,
 def test_own_scans_are_labelled_by_their_table(database, tmp_path):
     import trimesh
 
-    rows = ["file,subject,expression,level"]
+    rows = ["file,subject,expression"]
     for subject in ("anna", "ben"):
+        (tmp_path / subject).mkdir()
         for expression in ("neutral", *EXPRESSIONS):
             scan = database.load(KEY)
-            trimesh.Trimesh(scan.points, scan.triangles, process=False).export(tmp_path / f"{subject}-{expression}.ply")
-            rows.append(f"{subject}-{expression}.ply,{subject},{expression.title()},")
+            trimesh.Trimesh(scan.points, scan.triangles, process=False).export(tmp_path / subject / f"{expression}.ply")
+            rows.append(f"{subject}/{expression}.ply,{subject},{expression.title()}")
     (tmp_path / "scans.csv").write_text("\n".join(rows))
     dataset = open_dataset("scans", tmp_path)
     assert dataset.subjects == ["anna", "ben"]
     assert preprocess_scan(dataset.load(ScanKey("ben", "fear", 1)))["cloud"].shape == (2048, 3)
     assert open_dataset("scans", tmp_path, up="z").hash != dataset.hash, "another axis, other faces in the cache"
-    (tmp_path / "scans.csv").write_text("\n".join([*rows, "x.ply,x,joy,"]))
-    with pytest.raises(DrferError, match="line 16.*'joy'"):
-        open_dataset("scans", tmp_path)
+    for line, sentence in (("x.ply,x,joy", "'joy'"), (rows[1], "'anna/neutral.ply' stands in it twice")):
+        (tmp_path / "scans.csv").write_text("\n".join([*rows, line]))
+        with pytest.raises(DrferError, match=f"line 16.*{sentence}"):
+            open_dataset("scans", tmp_path)
 
 
 @pytest.mark.parametrize("name, message", [("bu3dfe", "--root"), ("bosphorus", "--root"), ("nonsense", "no dataset")])
@@ -408,6 +410,7 @@ def test_check_names_every_fault_and_goes_on(bu3dfe, database, tmp_path, monkeyp
         f"{empty}: there is no point list", f"{landmarks}: it holds 40 landmarks", f"2 missing:\n  {second} anger 4\n  {second} surprise 4",
         "1 given more than once", "1 named like no scan", f"components, the most first:\n  {stray}: ",
         "1 with edges of more than two triangles", "10 subjects have every scan", "cannot run",
+        f"1 subjects with an unreadable scan; any of them may be drawn: take those files out of the folder:\n  {first}",
     ):  # fmt: skip
         assert sentence in said, f"{sentence} not in:\n{said}"
 

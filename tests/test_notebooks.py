@@ -169,7 +169,7 @@ def test_a_notebook_is_run_in_place_and_what_no_reader_sees_is_left_out(tmp_path
         (lambda x: None, abs, (1,), "not done yet."),
         (2.00001, 2, (), "right."),
         (3, 2, (), "3 is too large. Hint: less"),
-        (float("nan"), 2, (), "nan is too small. Hint: less"),
+        (float("nan"), 2, (), "nan is no number. Hint: less"),
         ("fear", "anger", (), "fear is off. Hint: less"),
         ("fear", "fear", (), "right."),
         ("fear", 2, (), "a number is wanted, not fear. Hint: less"),

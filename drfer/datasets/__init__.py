@@ -20,7 +20,11 @@ def open_dataset(name: str, root: Path | None = None, subjects: int = 100, up: s
     from drfer.datasets.scans import Scans
 
     check_known("dataset", name, NAMES)
+    if up != "y" and name != "scans":
+        raise DrferError("--up is for scans of your own: say --dataset scans")
     if name == "anny3dfe":
+        if root:
+            raise DrferError("anny3dfe is made by this kit: with --root say --dataset bu3dfe, bosphorus or scans")
         return Anny3DFE(subjects)
     if root is None:
         raise DrferError(f"{name} lies in a folder of yours: name it with --root FOLDER")

@@ -81,7 +81,10 @@ class ScanFolder(ABC):
         for subject in self.subjects:
             for key in self.needed(subject):
                 path = self.files[key][0]
-                digest.update(f"{key} ".encode() + path.read_bytes())
-                if self.landmarks_suffix and path.with_suffix(self.landmarks_suffix).exists():
-                    digest.update(path.with_suffix(self.landmarks_suffix).read_bytes())
+                try:
+                    digest.update(f"{key} ".encode() + path.read_bytes())
+                    if self.landmarks_suffix and path.with_suffix(self.landmarks_suffix).exists():
+                        digest.update(path.with_suffix(self.landmarks_suffix).read_bytes())
+                except OSError as error:
+                    raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
         return digest.hexdigest()

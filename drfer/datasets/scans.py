@@ -13,7 +13,7 @@ from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatErr
 
 SUFFIXES = (".obj", ".ply", ".stl")
 TABLE = "scans.csv"
-"""beside the scans: a line a file, with columns file, subject, expression and, if wanted, level"""
+"""beside the scans: a line a file, by its name or its path in the folder, with columns file, subject, expression"""
 UP = {
     "y": np.eye(3), "-y": np.diag([-1.0, -1.0, 1.0]),
     "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), "-z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
@@ -45,7 +45,7 @@ class Scans(ScanFolder):
             return None
         if self.labels is None:
             return ScanKey(path.stem, NEUTRAL, 0)
-        return self.labels.get(path.name)
+        return self.labels.get(path.relative_to(self.root).as_posix()) or self.labels.get(path.name)
 
     def is_stranger(self, path: Path) -> bool:
         return path.suffix.lower() in SUFFIXES
@@ -77,7 +77,7 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
     # STL gives each triangle corners of its own, OBJ may part a surface where its texture is: taken as they are, every
     # such edge would be the scan's border
     points, place = np.unique(points, axis=0, return_inverse=True)
-    triangles = place.reshape(-1)[triangles]
+    triangles = place.reshape(-1)[triangles].astype(np.int32)
     source = str(path)
     if np.ptp(points, axis=0).max() < METRES:
         points, source = points * 1000, f"{path} (in metres, by its size)"
@@ -105,8 +105,9 @@ def _read_table(path: Path) -> dict[str, ScanKey]:
                 f"{path}, line {line}: there is no expression {expression!r}; "
                 f"choose from {', '.join((*EXPRESSIONS, NEUTRAL))}"
             )
-        level = row.get("level") or ("0" if expression == NEUTRAL else "1")
-        if not level.strip().isdigit():
-            raise DrferError(f"{path}, line {line}: level {level!r} is not a number")
-        labels[row["file"].strip()] = ScanKey(row["subject"].strip(), expression, int(level))
+        if (name := row["file"].strip()) in labels:
+            raise DrferError(
+                f"{path}, line {line}: {name!r} stands in it twice; give files their folder, as in anna/1.obj"
+            )
+        labels[name] = ScanKey(row["subject"].strip(), expression, int(expression != NEUTRAL))
     return labels

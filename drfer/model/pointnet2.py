@@ -66,7 +66,8 @@ class SetAbstraction(nn.Module):
     """Sampling, grouping and a PointNet in each ball: (B, N, 3) and (B, N, C) -> (B, S, 3) and (B, S, C').
 
     The first layer runs before grouping, which is exact because it is linear: for a point j in the ball of
-    centroid i, W [x_j - x_i; f_j] = (W_x x_j + W_f f_j) - W_x x_i. So it costs N rows instead of S * K.
+    centroid i, W [x_j - x_i; f_j] = (W_x x_j + W_f f_j) - W_x x_i. So it costs N rows instead of S * K. (In bfloat16
+    x_j is rounded before the difference, as if by 0.2 mm.)
     """
 
     def __init__(self, channels: int, sizes: SetAbstractionSizes) -> None:
