@@ -33,8 +33,6 @@ def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
         (["--preset", "smoke", "--fold", "4"], "no fold 4"),
         (["--preset", "smoke", "--fold", "-1"], "no fold -1"),
         (["--preset", "smoke", "--seed", "-1"], "-1 is no seed"),
-        (["--root", "faces"], "--dataset bu3dfe, bosphorus or scans"),
-        (["--up", "z"], "--up is for scans of your own"),
         (["--preset", "smoke", "--out", "/proc/nowhere"], "cannot write"),
     ],
 )

@@ -141,6 +141,12 @@ def test_own_scans_come_to_the_same_pose_in_any_format_unit_and_axis(suffix, up,
     assert np.allclose(read.points[read.triangles].reshape(-1, 3), original, atol=0.01)
 
 
+@pytest.mark.parametrize("name, root, up", [("anny3dfe", ".", "y"), ("anny3dfe", None, "z"), ("bu3dfe", ".", "z")])
+def test_what_a_dataset_cannot_use_is_refused_rather_than_ignored(name, root, up):
+    with pytest.raises(DrferError, match="say --dataset"):
+        open_dataset(name, root, up=up)
+
+
 def test_own_scans_are_labelled_by_their_table(database, tmp_path):
     import trimesh
 
