@@ -218,8 +218,7 @@ class Run:
 
     def data(self, faces: FaceSet, turned: PosedFaces | None = None) -> FoldData:
         """The fold's scans; `turned` where the training scans stand in all poses."""
-        own, test = self.subjects(faces), self.test_subjects(faces)
-        return FoldData(faces, test, self.preset.sizes.points, turned, [name for name in own if name not in test])
+        return FoldData(faces, self.test_subjects(faces), self.preset.sizes.points, turned, self.subjects(faces))
 
     def precision(self) -> str:
         if self.preset.precision == "auto":

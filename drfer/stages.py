@@ -85,19 +85,18 @@ class Batch:
 class FoldData:
     """A fold's training scans with their targets, and its test scans, on the training device.
 
-    Mean faces are over the training subjects only: all others of the faces, unless they are given. Clouds: (n, P, 3)
-    in frame units, farthest-point order. `train`, `test`, `test_neutral`: indices into the faces' keys. Where `turned`
-    gives the scans in many poses, each training input is drawn from them; all targets stay frontal and whole.
+    subjects: of the fold, all of the faces' unless given; those who are not tested are trained on, and mean faces are
+    over them only. Clouds: (n, P, 3) in frame units, farthest-point order. `train`, `test`, `test_neutral`: indices into
+    the faces' keys. Where `turned` gives the scans in many poses, each training input is drawn from them; all targets
+    stay frontal and whole.
     """
 
     def __init__(
         self, faces: FaceSet, test_subjects: list[str], points: int, turned: PosedFaces | None = None,
-        training_subjects: list[str] | None = None,
+        subjects: list[str] | None = None,
     ) -> None:  # fmt: skip
         keys = faces.keys
-        self.subjects = sorted(
-            set(faces.subjects if training_subjects is None else training_subjects) - {*test_subjects}
-        )
+        self.subjects = sorted(set(subjects or faces.subjects) - set(test_subjects))
         is_test, is_train = (np.array([key.subject in some for key in keys]) for some in (test_subjects, self.subjects))
         is_neutral = np.array([key.expression == NEUTRAL for key in keys])
         label = np.array(
