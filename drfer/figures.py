@@ -85,7 +85,7 @@ def training_curves(result: dict):
         axis.set(title=title, xlabel="epoch", yscale="log")
         axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     for axis in axes[:, 0]:
-        axis.set_ylabel("loss terms as summed (chamfer in squared frame units)", fontsize=8)
+        axis.set_ylabel("loss term, weighted\n(chamfer: squared frame units)", fontsize=8)
     figure.suptitle(f"Training loss, {caption(result)}", fontsize=10)
     return figure
 
