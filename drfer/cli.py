@@ -10,15 +10,20 @@ from typing import Annotated, Literal
 
 import tyro
 
-from drfer.scan import DrferError
+from drfer.common.errors import DrferError
 
 PACKAGES = ("torch", "torch-cluster", "numpy", "numba", "libigl", "embreex", "anny", "jupyterlab")
 
 
 def reproduce(
-    dataset: str = "anny3dfe", root: Path | None = None, up: str = "y", preset: str = "classroom", fold: int = 0,
-    seed: int = 0, out: Path = Path("runs"),
-) -> None:  # fmt: skip
+    dataset: str = "anny3dfe",
+    root: Path | None = None,
+    up: str = "y",
+    preset: str = "classroom",
+    fold: int = 0,
+    seed: int = 0,
+    out: Path = Path("runs"),
+) -> None:
     """Make the faces, train the three stages on one fold, test, and draw the figures.
 
     Args:
@@ -30,8 +35,8 @@ def reproduce(
         seed: of weights, batches and augmentation.
         out: folder for results; interrupted, the same command goes on from there.
     """
-    from drfer import device
-    from drfer.reproduce import reproduce as run
+    from drfer.common import device
+    from drfer.evaluation.reproduce import reproduce as run
 
     device.keep_freed_memory()
     run(dataset, preset, fold, seed, out, root, up)
@@ -66,30 +71,45 @@ class Selection:
 
     def open(self):
         """Source, request, store and the folder of results. Raises DrferError for names that it does not know."""
-        from drfer import datasets, evaluation
-        from drfer.experiment import PRESETS
-        from drfer.scan import check_known
-        from drfer.store import Store
+        from drfer import datasets
+        from drfer.common.errors import check_known
+        from drfer.evaluation import plan as evaluation
+        from drfer.evaluation.experiment import PRESETS
+        from drfer.evaluation.store import Store
 
         check_known("dataset", self.dataset, datasets.NAMES)
         check_known("preset", self.preset, PRESETS)
         preset = PRESETS[self.preset]
         preset = replace(preset, protocol=replace(preset.protocol, redraw=self.redraw))
         request = evaluation.Request.of_names(
-            preset, self.rows, self.measures, self.folds or tuple(range(preset.protocol.folds)), self.repeats, self.seed
+            preset,
+            self.rows,
+            self.measures,
+            self.folds or tuple(range(preset.protocol.folds)),
+            self.repeats,
+            self.seed,
         )
         name = f"{self.dataset}-{self.preset}{'-redrawn' if self.redraw else ''}"
         root = self.root and self.root.absolute()  # workers may stand in another folder
-        return evaluation.Source(self.dataset, root, self.up), request, Store(self.out / "store"), self.out / name
+        return (
+            evaluation.Source(self.dataset, root, self.up),
+            request,
+            Store(self.out / "store"),
+            self.out / name,
+        )
 
 
 Selected = Annotated[Selection, tyro.conf.arg(name="")]
 
 
 def crossval(
-    selection: Selected, engine: Literal["local", "ray"] = "local", address: str | None = None,
-    workers: int | None = None, gpus: float = 0.0, threads: int = 1,
-) -> None:  # fmt: skip
+    selection: Selected,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    threads: int = 1,
+) -> None:
     """Run the protocol: rows of table III and measurements over folds and repeats. What the store has is not run again.
 
     Args:
@@ -99,8 +119,10 @@ def crossval(
         gpus: that a job on Ray takes, such as 0.25.
         threads: that a job on Ray takes.
     """
-    from drfer import device, evaluation, paper_figures
-    from drfer import engine as engines
+    from drfer.common import device
+    from drfer.evaluation import engine as engines
+    from drfer.evaluation import plan as evaluation
+    from drfer.figures import paper as paper_figures
 
     device.keep_freed_memory()
     source, request, store, folder = selection.open()
@@ -116,13 +138,15 @@ def crossval(
     evaluation.collect(request, source, bench.faces, store, folder)
     print("Written:", *paper_figures.draw(selection.out, selection.out), sep="\n  ")
     if failed:
-        raise DrferError(f"{len(failed)} of {len(jobs)} jobs failed or wait for one that did; `drfer status` says why")
+        raise DrferError(
+            f"{len(failed)} of {len(jobs)} jobs failed or wait for one that did; `drfer status` says why"
+        )
 
 
 def status(selection: Selected) -> None:
     """Say how far an evaluation is: give it the arguments of `drfer crossval`."""
-    from drfer import engine as engines
-    from drfer import evaluation
+    from drfer.evaluation import engine as engines
+    from drfer.evaluation import plan as evaluation
 
     source, request, store, _ = selection.open()
     bench = evaluation.Bench(source, request.preset, store)
@@ -136,7 +160,7 @@ def figures(results: Path | None = None, out: Path | None = None) -> None:
         results: the folder of evaluations; if not given, the checkout's figures folder, else ./figures.
         out: the folder to draw into; if not given, the results folder.
     """
-    from drfer.paper_figures import draw
+    from drfer.figures.paper import draw
 
     print("Written:", *draw(results, out), sep="\n  ")
 
@@ -149,24 +173,34 @@ def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None
         seed: another seed, another population.
         sheet: a picture to draw of three subjects, neutral and at the highest level.
     """
-    from drfer import figures
-    from drfer.datasets.anny3dfe import VERSION, Anny3DFE
+    from drfer.datasets.anny3dfe.database import VERSION, Anny3DFE
+    from drfer.figures import run as figures
 
     database = Anny3DFE(subjects, seed)
     if sheet:
         shown = [database.subjects[number] for number in {0, subjects // 2, subjects - 1}]
         scans = [
-            [database.load(key) for key in database.keys() if key.subject == subject and key.level in (0, 4)]
+            [
+                database.load(key)
+                for key in database.keys()
+                if key.subject == subject and key.level in (0, 4)
+            ]
             for subject in sorted(shown)
         ]
-        figures.scan_sheet(scans, f"Anny-3DFE {VERSION}, seed {seed}: scans as they come").savefig(sheet, dpi=80)
-    print(f"{len(database.keys())} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}")
+        figures.scan_sheet(scans, f"Anny-3DFE {VERSION}, seed {seed}: scans as they come").savefig(
+            sheet, dpi=80
+        )
+    print(
+        f"{len(database.keys())} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}"
+    )
 
 
 def check(
-    dataset: tyro.conf.Positional[str], folder: tyro.conf.Positional[Path], up: str = "y",
+    dataset: tyro.conf.Positional[str],
+    folder: tyro.conf.Positional[Path],
+    up: str = "y",
     sheet: Path | None = Path("check.png"),
-) -> None:  # fmt: skip
+) -> None:
     """Say what a folder of scans holds, what is missing or broken, and whether the 10-fold protocol can run.
 
     Args:
@@ -175,12 +209,14 @@ def check(
         up: the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z.
         sheet: a picture to draw of one scan of each class.
     """
-    from drfer.check import check as run
     from drfer.datasets import open_dataset
-    from drfer.protocol import Protocol
+    from drfer.datasets.check import check as run
+    from drfer.evaluation.protocol import Protocol
 
     if dataset == "anny3dfe":
-        raise DrferError("anny3dfe is made by this kit and checks itself; check takes bu3dfe, bosphorus or scans")
+        raise DrferError(
+            "anny3dfe is made by this kit and checks itself; check takes bu3dfe, bosphorus or scans"
+        )
     if not run(open_dataset(dataset, folder, up=up), Protocol(), sheet):
         sys.exit(1)
 
@@ -194,17 +230,22 @@ def bench(json: Path | None = None) -> None:
     from dataclasses import asdict
     from json import dumps
 
-    from drfer import bench as benchmark
-    from drfer.experiment import provenance
+    from drfer.evaluation.experiment import provenance
+    from drfer.fast import bench as benchmark
 
     rows = benchmark.run()
     print(benchmark.table(rows))
     if json:
-        json.write_text(dumps({"rows": [asdict(row) for row in rows], "provenance": provenance()}, indent=1))
+        json.write_text(
+            dumps({"rows": [asdict(row) for row in rows], "provenance": provenance()}, indent=1)
+        )
 
 
 def predict(
-    scans: tyro.conf.Positional[tuple[Path, ...]], up: str = "y", out: Path = Path("runs/predicted"), json: bool = False
+    scans: tyro.conf.Positional[tuple[Path, ...]],
+    up: str = "y",
+    out: Path = Path("runs/predicted"),
+    json: bool = False,
 ) -> None:
     """Say which expression each scan shows, by the trained model that comes with the kit, and draw what it saw.
 
@@ -217,8 +258,8 @@ def predict(
     from json import dumps
 
     from drfer import predict as predicting
-    from drfer import shipped
-    from drfer.jobs import written_whole
+    from drfer.common.files import written_whole
+    from drfer.models import shipped
 
     loaded = shipped.load()
     if loaded is None:
@@ -231,12 +272,20 @@ def predict(
             found = predicting.predict(loaded[0], predicting.read_scan(path, up))
         except DrferError as error:  # the others may be faces
             refused += 1
-            print(dumps({"scan": str(path), "refused": str(error)}) if json else f"{path}: refused\n  {error}")
+            print(
+                dumps({"scan": str(path), "refused": str(error)})
+                if json
+                else f"{path}: refused\n  {error}"
+            )
             continue
         drawn = out / f"{number:02d}-{path.stem}.png"
         with written_whole(drawn) as target:
             predicting.picture(found).savefig(target, dpi=80)
-        print(dumps(found.as_json() | {"picture": str(drawn)}) if json else f"{found.as_text()}\n  picture: {drawn}")
+        print(
+            dumps(found.as_json() | {"picture": str(drawn)})
+            if json
+            else f"{found.as_text()}\n  picture: {drawn}"
+        )
     if refused:
         sys.exit(2)
 
@@ -245,19 +294,30 @@ def doctor() -> None:
     """Say what is installed, what computes where, and what is amiss."""
     import torch
 
-    from drfer import device, pointops
-    from drfer.jobs import cache_folder
+    from drfer.common import device
+    from drfer.common.files import cache_folder
+    from drfer.models import points as pointops
 
     print(f"python          {sys.version.split()[0]}")
     for package in PACKAGES:
         print(f"{package:<15} {_version(package)}")
     cuda = torch.cuda.is_available()
-    print(f"device          {torch.cuda.get_device_name() if cuda else f'CPU, {torch.get_num_threads()} threads'}")
-    print(f"precision       {'bfloat16 (native here)' if device.has_bfloat16() else 'float32 (no native bfloat16)'}")
+    print(
+        f"device          {torch.cuda.get_device_name() if cuda else f'CPU, {torch.get_num_threads()} threads'}"
+    )
+    print(
+        f"precision       {'bfloat16 (native here)' if device.has_bfloat16() else 'float32 (no native bfloat16)'}"
+    )
     for where, what in pointops.backends().items():
         print(f"FPS on {where:<8} {what}")
-    if cuda and not pointops.torch_cluster_has_cuda() and _version("torch-cluster") != "not installed":
-        print("amiss           this machine has a GPU, but torch-cluster was built without CUDA: rebuild it (README)")
+    if (
+        cuda
+        and not pointops.torch_cluster_has_cuda()
+        and _version("torch-cluster") != "not installed"
+    ):
+        print(
+            "amiss           this machine has a GPU, but torch-cluster was built without CUDA: rebuild it (README)"
+        )
     print(f"faces cached in {cache_folder()}")
 
 
@@ -274,7 +334,17 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             {
                 command.__name__: command
-                for command in (reproduce, crossval, status, figures, faces, check, predict, bench, doctor)
+                for command in (
+                    reproduce,
+                    crossval,
+                    status,
+                    figures,
+                    faces,
+                    check,
+                    predict,
+                    bench,
+                    doctor,
+                )
             },
             prog="drfer",
             description="DrFER: disentangled representations for 3D facial expression recognition.",

@@ -8,13 +8,13 @@ import pytest
 import torch
 from driver import TINY, tiny_request
 
-from drfer.datasets.anny3dfe import Anny3DFE
-from drfer.engine import run_here
-from drfer.evaluation import Bench, Job, Source, collect, plan
-from drfer.experiment import PRESETS
-from drfer.preprocessing import preprocess
-from drfer.protocol import drawn_subjects, protocol_keys
-from drfer.store import Store
+from drfer.datasets.anny3dfe.database import Anny3DFE
+from drfer.evaluation.engine import run_here
+from drfer.evaluation.experiment import PRESETS
+from drfer.evaluation.plan import Bench, Job, Source, collect, plan
+from drfer.evaluation.protocol import drawn_subjects, protocol_keys
+from drfer.evaluation.store import Store
+from drfer.preprocessing.faceset import preprocess
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +33,9 @@ def database(cache):
 @pytest.fixture(scope="session")
 def faces(database):
     protocol = PRESETS["smoke"].protocol
-    return preprocess(database, protocol_keys(drawn_subjects(database.subjects, protocol), protocol))
+    return preprocess(
+        database, protocol_keys(drawn_subjects(database.subjects, protocol), protocol)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,19 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from drfer.registration import register
-from drfer.scan import FaceScan
+from drfer.datasets.scan import FaceScan
+from drfer.preprocessing.registration import register
 
 ANGLES = (0, 10, 20, 30)
 DAMAGES = {
-    "none": (), "spikes": ("spikes",), "hair": ("hair",), "collar": ("collar",), "cheek": ("cheek",),
-    "tangle": ("tangle",), "all": ("hair", "collar", "cheek", "spikes"),
-}  # fmt: skip
+    "none": (),
+    "spikes": ("spikes",),
+    "hair": ("hair",),
+    "collar": ("collar",),
+    "cheek": ("cheek",),
+    "tangle": ("tangle",),
+    "all": ("hair", "collar", "cheek", "spikes"),
+}
 SPACING = 1.8
 """of the points on hair and collar, mm"""
 
@@ -35,16 +40,20 @@ def registered_case(database, number, seed=0):
     points, triangles = damaged(rng, in_head_frame, scan.triangles, DAMAGES[damage])
     axis, away = rng.normal(size=(2, 3))
     turned = np.eye(4)
-    turned[:3, :3] = Rotation.from_rotvec(np.radians(angle) * axis / np.linalg.norm(axis)).as_matrix()
+    turned[:3, :3] = Rotation.from_rotvec(
+        np.radians(angle) * axis / np.linalg.norm(axis)
+    ).as_matrix()
     turned[:3, 3] = 200 * away / np.linalg.norm(away)
     moved = points @ turned[:3, :3].T + turned[:3, 3]
-    registration = register(FaceScan(moved.astype(np.float32), triangles.astype(np.int32), key, "damaged"))
+    registration = register(
+        FaceScan(moved.astype(np.float32), triangles.astype(np.int32), key, "damaged")
+    )
     return registration, *pose_error(registration.pose @ turned)
 
 
 def pose_error(pose):
     """Degrees and mm between a pose (4, 4), head's frame -> template's frame, and the true one."""
-    from drfer import template
+    from drfer.preprocessing import template
 
     turn = Rotation.from_matrix(pose[:3, :3]).magnitude()
     return np.degrees(turn), np.linalg.norm(pose[:3, 3] + template.load().origin)
@@ -78,7 +87,9 @@ def _with_hair(rng, points, triangles):
     x, y = _grid((-92, 92), (-90, 125))
     fringe, lock, ends = rng.uniform(36, 60), rng.uniform(52, 66), rng.uniform(-85, 40, 2)
     edge = fringe - 0.005 * x**2 + 5 * _waves(rng, x.shape, 4)
-    hair = (y > edge) | ((np.abs(x) > lock + 3 * _waves(rng, x.shape, 4)) & (y > ends[(x > 0).astype(int)]))
+    hair = (y > edge) | (
+        (np.abs(x) > lock + 3 * _waves(rng, x.shape, 4)) & (y > ends[(x > 0).astype(int)])
+    )
     depth = -16 - 32 * (x / 70) ** 2 - np.maximum(y - 60, 0) ** 2 / 50 + rng.uniform(3, 15)
     depth = depth + 4 * _waves(rng, x.shape, 3) + rng.normal(0, 1.5, x.shape)
     return _covered(points, triangles, x, y, depth, hair & (rng.random(x.shape) < 0.9))
@@ -88,7 +99,9 @@ def _with_collar(rng, points, triangles):
     """A folded band round the neck, up to the chin or below it."""
     x, y = _grid((-95, 95), (-150, -70))
     top = rng.uniform(-100, -80) + rng.uniform(0, 20) * (x / 95) ** 2 + 3 * _waves(rng, x.shape, 8)
-    depth = rng.uniform(-60, -35) - 50 * (x / 95) ** 2 - 0.3 * (y + 90) + 5 * _waves(rng, x.shape, 5)
+    depth = (
+        rng.uniform(-60, -35) - 50 * (x / 95) ** 2 - 0.3 * (y + 90) + 5 * _waves(rng, x.shape, 5)
+    )
     return _covered(points, triangles, x, y, depth, y < top)
 
 
@@ -119,7 +132,9 @@ def _covered(points, triangles, x, y, depth, there):
     hidden = there[row, column] & (points[:, 2] < depth[row, column])
     number = np.arange(x.size).reshape(x.shape)
     a, b, c, d = number[:-1, :-1], number[:-1, 1:], number[1:, :-1], number[1:, 1:]
-    corners = np.concatenate([np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)])
+    corners = np.concatenate(
+        [np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)]
+    )
     places = np.column_stack([x.ravel(), y.ravel(), depth.ravel()])
     edges = np.linalg.norm(places[corners] - places[np.roll(corners, 1, axis=1)], axis=-1)
     corners = corners[there.ravel()[corners].all(axis=1) & (edges.max(axis=1) < 12)]

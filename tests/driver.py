@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
-from drfer import cli, experiment, paper_figures
-from drfer.evaluation import BASELINE, METHOD, Request
-from drfer.experiment import PRESETS
-from drfer.store import Store
+from drfer import cli
+from drfer.evaluation import experiment
+from drfer.evaluation.experiment import PRESETS
+from drfer.evaluation.plan import BASELINE, METHOD, Request
+from drfer.evaluation.store import Store
+from drfer.figures import paper as paper_figures
 
 TINY = replace(
     PRESETS["smoke"],
@@ -32,6 +34,9 @@ def announcing(what, function):
 if __name__ == "__main__":
     experiment.CHECKPOINT_SECONDS = 0
     PRESETS["smoke"] = TINY
-    Store.save, Store.save_checkpoint = announcing("saved", Store.save), announcing("kept", Store.save_checkpoint)
+    Store.save, Store.save_checkpoint = (
+        announcing("saved", Store.save),
+        announcing("kept", Store.save_checkpoint),
+    )
     paper_figures.draw = lambda *folders: []  # it has tests of its own
     cli.main()

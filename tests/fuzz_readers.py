@@ -18,8 +18,8 @@ with atheris.instrument_imports(include=["drfer.datasets", "trimesh.exchange"]):
     import licensed
     import trimesh  # noqa: F401
 
-from drfer.datasets.anny3dfe import Anny3DFE
-from drfer.scan import ScanFormatError
+from drfer.common.errors import ScanFormatError
+from drfer.datasets.anny3dfe.database import Anny3DFE
 
 
 def main() -> None:

@@ -8,15 +8,20 @@ from drfer.datasets.bosphorus import EXPRESSION_CODES as BOSPHORUS_CODES
 from drfer.datasets.bosphorus import mesh_of_range_image, read_bnt, read_lm3
 from drfer.datasets.bu3dfe import EXPRESSION_CODES as BU_CODES
 from drfer.datasets.bu3dfe import read_bnd, read_vrml
+from drfer.datasets.scan import NEUTRAL
 from drfer.datasets.scans import read_scan
-from drfer.scan import NEUTRAL
 
 RACES = ("AE", "AM", "BL", "IN", "LA", "WH")
 BACKGROUND = -1e9
 LM3_NAMES = (
-    "Outer left eyebrow", "Middle of the left eyebrow", "Inner left eyebrow", "Inner right eyebrow", "Nose tip",
-    "Left mouth corner", "Chin middle",
-)  # fmt: skip
+    "Outer left eyebrow",
+    "Middle of the left eyebrow",
+    "Inner left eyebrow",
+    "Inner right eyebrow",
+    "Nose tip",
+    "Left mouth corner",
+    "Chin middle",
+)
 
 
 def write_bu3dfe(root, database, subjects):
@@ -24,14 +29,18 @@ def write_bu3dfe(root, database, subjects):
     for number, subject in enumerate(subjects):
         folder = root / "Subjects" / subject if number % 3 == 0 else root / subject
         folder.mkdir(parents=True)
-        for key in [key for key in database.keys() if key.subject == subject and key.level in (0, 3, 4)]:
+        for key in [
+            key for key in database.keys() if key.subject == subject and key.level in (0, 3, 4)
+        ]:
             code = next(code for code, name in BU_CODES.items() if name == key.expression)
             stem = f"{subject}_{code}{key.level:02d}{RACES[number % 6]}"
             scan = database.load(key)
             style = (number + key.level + len(key.expression)) % 4
             (folder / f"{stem}_F3D.wrl").write_text(vrml(scan.points, scan.triangles, style))
             (folder / f"{stem}_F3D.bnd").write_text(bnd(scan.points, style))
-            (folder / f"{stem}_RAW.wrl").write_text("#VRML V2.0 utf8\n# the whole capture, not to be read\n")
+            (folder / f"{stem}_RAW.wrl").write_text(
+                "#VRML V2.0 utf8\n# the whole capture, not to be read\n"
+            )
             (folder / f"{stem}_F2D.bmp").write_bytes(b"BM")
 
 
@@ -42,18 +51,49 @@ def vrml(points, triangles, style=0):
     polygons = [list(map(int, triangle)) for triangle in triangles]
     if style == 2:
         polygons = with_quadrilaterals(polygons)
-    header = ["#VRML V2.0 utf8", *[f"# line {number} of the header" for number in range(2, 3 if style == 3 else 14)]]
-    coordinate = ["coord Coordinate", "{", "point", "["] if style == 2 else ["coord Coordinate {", "point ["]
+    header = [
+        "#VRML V2.0 utf8",
+        *[f"# line {number} of the header" for number in range(2, 3 if style == 3 else 14)],
+    ]
+    coordinate = (
+        ["coord Coordinate", "{", "point", "["] if style == 2 else ["coord Coordinate {", "point ["]
+    )
     per_line = 3 if style == 1 else 1
-    joined = [",  ".join(places[start : start + per_line]) for start in range(0, len(places), per_line)]
+    joined = [
+        ",  ".join(places[start : start + per_line]) for start in range(0, len(places), per_line)
+    ]
     separator = ", " if style in (1, 3) else " "
     ends = ",\n" if style != 1 else "\n"
-    faces = ends.join(separator.join(map(str, [*polygon, -1])) + ("," if style == 1 else "") for polygon in polygons)
+    faces = ends.join(
+        separator.join(map(str, [*polygon, -1])) + ("," if style == 1 else "")
+        for polygon in polygons
+    )
     return "\n".join(
-        [*header, "Shape {", "geometry IndexedFaceSet {", *coordinate, ",\n".join(f"   {line}" for line in joined), "  ]", "}",
-         "coordIndex [", faces, "]", "texCoord TextureCoordinate {", "point [", "0.1 0.2,", "0.3 0.4", "]", "}",
-         "texCoordIndex [", "0 1 0 -1", "]", "}", "}", ""]
-    )  # fmt: skip
+        [
+            *header,
+            "Shape {",
+            "geometry IndexedFaceSet {",
+            *coordinate,
+            ",\n".join(f"   {line}" for line in joined),
+            "  ]",
+            "}",
+            "coordIndex [",
+            faces,
+            "]",
+            "texCoord TextureCoordinate {",
+            "point [",
+            "0.1 0.2,",
+            "0.3 0.4",
+            "]",
+            "}",
+            "texCoordIndex [",
+            "0 1 0 -1",
+            "]",
+            "}",
+            "}",
+            "",
+        ]
+    )
 
 
 def with_quadrilaterals(polygons):
@@ -80,7 +120,8 @@ def bnd(points, style=0):
     offsets[:, 1] = np.linspace(30, -60, 83)
     vertices = cKDTree(points).query(middle + offsets)[1]
     lines = [
-        f"{vertex}\t\t{points[vertex][0]:.4f}  {points[vertex][1]:.4f}\t{points[vertex][2]:.4f}" for vertex in vertices
+        f"{vertex}\t\t{points[vertex][0]:.4f}  {points[vertex][1]:.4f}\t{points[vertex][2]:.4f}"
+        for vertex in vertices
     ]
     return ("\n\n" if style == 1 else "\n").join(lines) + "\n"
 
@@ -90,7 +131,9 @@ def write_bosphorus(root, database, subjects, spacing=1.0):
     for number, subject in enumerate(subjects):
         folder = root / f"bs{number:03d}"
         folder.mkdir(parents=True)
-        for key in [key for key in database.keys() if key.subject == subject and key.level in (0, 4)]:
+        for key in [
+            key for key in database.keys() if key.subject == subject and key.level in (0, 4)
+        ]:
             code = "N_N" if key.expression == NEUTRAL else f"E_{bosphorus_code(key.expression)}"
             stem = folder / f"bs{number:03d}_{code}_0"
             scan = database.load(key)
@@ -112,13 +155,21 @@ def range_image(points, spacing, seed):
     low, high = points[:, :2].min(axis=0) - 4, points[:, :2].max(axis=0) + 4
     x, y = np.meshgrid(np.arange(low[0], high[0], spacing), np.arange(low[1], high[1], spacing))
     z = LinearNDInterpolator(points[:, :2], points[:, 2])(x, y)
-    far = cKDTree(points[:, :2]).query(np.column_stack([x.ravel(), y.ravel()]))[0].reshape(x.shape) > 2
+    far = (
+        cKDTree(points[:, :2]).query(np.column_stack([x.ravel(), y.ravel()]))[0].reshape(x.shape)
+        > 2
+    )
     seen = ~far & np.isfinite(z)
     for row, column in rng.integers(5, min(x.shape) - 5, (12, 2)):
         z[row, column] += rng.choice([-1, 1]) * rng.uniform(15, 60)
-    image = np.stack([x, y, z, *np.meshgrid(np.linspace(0, 1, x.shape[1]), np.linspace(0, 1, x.shape[0]))], axis=-1)
+    image = np.stack(
+        [x, y, z, *np.meshgrid(np.linspace(0, 1, x.shape[1]), np.linspace(0, 1, x.shape[0]))],
+        axis=-1,
+    )
     image[~seen, :3] = BACKGROUND
-    image[1:4, 1:4, :3] = np.stack([x[1:4, 1:4], y[1:4, 1:4], np.full((3, 3), points[:, 2].max() + 30)], axis=-1)
+    image[1:4, 1:4, :3] = np.stack(
+        [x[1:4, 1:4], y[1:4, 1:4], np.full((3, 3), points[:, 2].max() + 30)], axis=-1
+    )
     seen_rows, seen_columns = np.nonzero(seen)
     image[seen_rows[7], seen_columns[7], 0] = BACKGROUND  # background by one coordinate alone
     return image
@@ -129,15 +180,28 @@ def bnt(image, name):
     planes = np.moveaxis(image, -1, 0).astype("<f8")
     title = name.encode()
     return (
-        np.array([rows, columns], "<u2").tobytes() + np.array([BACKGROUND], "<f8").tobytes()
-        + np.array([len(title)], "<u2").tobytes() + title + np.array([planes.size], "<u4").tobytes() + planes.tobytes()
-    )  # fmt: skip
+        np.array([rows, columns], "<u2").tobytes()
+        + np.array([BACKGROUND], "<f8").tobytes()
+        + np.array([len(title)], "<u2").tobytes()
+        + title
+        + np.array([planes.size], "<u4").tobytes()
+        + planes.tobytes()
+    )
 
 
 def lm3(points):
     nose = points[np.argmax(points[:, 2])]
-    places = nose + np.array([[45, 45, -30], [30, 50, -20], [10, 48, -15], [-10, 48, -15], [0, 0, 0], [25, -35, -20],
-                              [0, -70, -15]])  # fmt: skip
+    places = nose + np.array(
+        [
+            [45, 45, -30],
+            [30, 50, -20],
+            [10, 48, -15],
+            [-10, 48, -15],
+            [0, 0, 0],
+            [25, -35, -20],
+            [0, -70, -15],
+        ]
+    )
     lines = ["# 3D Landmark File", "* made for a test", "", f"{len(LM3_NAMES)} landmarks:"]
     for name, place in zip(LM3_NAMES, places):
         lines += [name, " ".join(f"{value:.4f}" for value in place)]
@@ -158,8 +222,12 @@ def small_files(scan, points, spacing):
         "bnt": (bnt(image, "a.png"), lambda path: mesh_of_range_image(path, read_bnt(path))),
         "lm3": (lm3(points), read_lm3),
         **{
-            suffix: (exported if isinstance(exported := mesh.export(file_type=suffix), bytes) else exported.encode(),
-                     lambda path: read_scan(path, scan.key))
+            suffix: (
+                exported
+                if isinstance(exported := mesh.export(file_type=suffix), bytes)
+                else exported.encode(),
+                lambda path: read_scan(path, scan.key),
+            )
             for suffix in ("obj", "ply", "stl")
         },
-    }  # fmt: skip
+    }

@@ -4,9 +4,9 @@ import sys
 
 import numpy as np
 
-from drfer.datasets.anny3dfe import Anny3DFE
-from drfer.jobs import map_on_all_cores
-from drfer.registration import RegistrationSettings
+from drfer.common.parallel import map_on_all_cores
+from drfer.datasets.anny3dfe.database import Anny3DFE
+from drfer.preprocessing.registration import RegistrationSettings
 from tests.damage import ANGLES, DAMAGES, case, registered_case
 
 
@@ -22,7 +22,12 @@ def main(count):
     angles, damages, _ = zip(*(case(number) for number in range(count)))
     angles, damages = np.array(angles), np.array(damages)
     print("within 2 degrees and 3 mm, of all that were drawn\n")
-    print("| damage |" + "".join(f" {angle} degrees |" for angle in ANGLES) + "\n|---|" + "---|" * len(ANGLES))
+    print(
+        "| damage |"
+        + "".join(f" {angle} degrees |" for angle in ANGLES)
+        + "\n|---|"
+        + "---|" * len(ANGLES)
+    )
     for damage in DAMAGES:
         cells = [good[(damages == damage) & (angles == angle)] for angle in ANGLES]
         print(f"| {damage} |" + "".join(f" {cell.sum()} of {len(cell)} |" for cell in cells))

@@ -7,19 +7,35 @@ import numpy as np
 import pytest
 
 from drfer.cli import main
-from drfer.protocol import Protocol, confusion_matrix, drawn_subjects, folds, protocol_keys
-from drfer.scan import DrferError
+from drfer.common.errors import DrferError
+from drfer.evaluation.protocol import (
+    Protocol,
+    confusion_matrix,
+    drawn_subjects,
+    folds,
+    protocol_keys,
+)
 
 
 def drfer(*arguments, **options):
-    return subprocess.run([sys.executable, "-m", "drfer.cli", *arguments], capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "drfer.cli", *arguments], capture_output=True, text=True, **options
+    )
 
 
 def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
     done = drfer("reproduce", "--preset", "smoke", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "anny3dfe-smoke-fold0-seed0"
-    for name in ("table.md", "curves.png", "confusion.png", "faces.png", "tsne.png", "result.json", "arrays.npz"):
+    for name in (
+        "table.md",
+        "curves.png",
+        "confusion.png",
+        "faces.png",
+        "tsne.png",
+        "result.json",
+        "arrays.npz",
+    ):
         assert (folder / name).stat().st_size > 200 and f"{folder / name}" in done.stdout
     assert "| stage i + ii + iii |" in done.stdout and "89.15" in done.stdout
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
@@ -36,7 +52,9 @@ def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
         (["--preset", "smoke", "--out", "/proc/nowhere"], "cannot write"),
     ],
 )
-def test_mistakes_are_one_sentence_and_exit_code_2(arguments, sentence, capsys, monkeypatch, tmp_path):
+def test_mistakes_are_one_sentence_and_exit_code_2(
+    arguments, sentence, capsys, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["drfer", "reproduce", *arguments])
     with pytest.raises(SystemExit) as stop:

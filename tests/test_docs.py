@@ -5,18 +5,28 @@ from pathlib import Path
 
 import pytest
 
-from drfer import poses, template
-from drfer.evaluation import Request, plan
-from drfer.experiment import PRESETS
-from drfer.preprocessing import Settings
-from drfer.stages import LossSettings
-from drfer.tables import load_evaluations, tables
+from drfer.evaluation.experiment import PRESETS
+from drfer.evaluation.plan import Request, plan
+from drfer.figures.tables import load_evaluations, tables
+from drfer.preprocessing import head_pose as poses
+from drfer.preprocessing import template
+from drfer.preprocessing.faceset import Settings
+from drfer.training.stages import LossSettings
 
 ROOT = Path(__file__).parents[1]
 PAPER = PRESETS["paper"]
 COSTS = (ROOT / "docs" / "evaluation.md").read_text()
-ROOTS = {"template": template, "poses": poses, "preprocessing": Settings(), "losses": LossSettings()}
-ROWS = re.findall(r"^\| `([\w.-]+)` \| (.+?) \| (paper|ours) \|", (ROOT / "docs" / "readings.md").read_text(), re.M)
+ROOTS = {
+    "template": template,
+    "poses": poses,
+    "preprocessing": Settings(),
+    "losses": LossSettings(),
+}
+ROWS = re.findall(
+    r"^\| `([\w.-]+)` \| (.+?) \| (paper|ours) \|",
+    (ROOT / "docs" / "readings.md").read_text(),
+    re.M,
+)
 
 
 def value_of(field):
@@ -31,7 +41,9 @@ def value_of(field):
 def test_the_register_of_readings_says_what_the_code_does(field, said, _):
     value = value_of(field)
     if field == "sizes.encoder":
-        levels = [(a.centres, a.radius, a.neighbours, "-".join(map(str, a.widths))) for a in value.levels]
+        levels = [
+            (a.centres, a.radius, a.neighbours, "-".join(map(str, a.widths))) for a in value.levels
+        ]
         texts = [f"({', '.join(map(str, level))})" for level in levels]
         value = " ".join([*texts, f"({'-'.join(map(str, value.global_widths))})"])
     assert str(value) == said
@@ -49,10 +61,18 @@ def test_every_link_of_the_readme_and_docs_leads_somewhere():
 
 def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
     """Rows of tables that have an interval are those that `drfer figures` makes of the stored results with several folds."""
-    stored = [evaluation for evaluation in load_evaluations(ROOT / "figures") if len(evaluation.facts["folds"]) > 1]
+    stored = [
+        evaluation
+        for evaluation in load_evaluations(ROOT / "figures")
+        if len(evaluation.facts["folds"]) > 1
+    ]
     made = [line for lines in tables(stored).values() for line in lines]
     for page in ("README.md", "REPRODUCTION.md"):
-        rows = [line for line in (ROOT / page).read_text().splitlines() if line.startswith("|") and "±" in line]
+        rows = [
+            line
+            for line in (ROOT / page).read_text().splitlines()
+            if line.startswith("|") and "±" in line
+        ]
         assert rows and set(rows) <= set(made), page
 
 
@@ -74,7 +94,10 @@ def test_the_table_of_costs_follows_from_the_step_times(faces):
         works = [main, 10 * main, 10 * table3, 1000 * main, 1000 * table3]
         assert f"| two cores, `{name}` | {' | '.join(map(as_time, works))} |" in COSTS
     chain = sum(seconds[stage] for stage in ("i-expression", "ii-expression", "iii")) / ONE_GPU
-    assert f"| one GPU, `paper`, assumed | {' | '.join(as_time(work / ONE_GPU) for work in works)} |" in COSTS
+    assert (
+        f"| one GPU, `paper`, assumed | {' | '.join(as_time(work / ONE_GPU) for work in works)} |"
+        in COSTS
+    )
     many = [max(chain, work / (ONE_GPU * SHARED_GPU * GPUS)) for work in works]
     assert f"| 16 GPUs, `paper`, assumed | {' | '.join(map(as_time, many))} |" in COSTS
 
@@ -84,9 +107,11 @@ def cost_of_a_fold(rows, seconds, faces):
     jobs = plan(Request.of_names(PRESETS["smoke"], (rows,), (), (0,), 1, 0), faces)
     step = seconds["i-expression"] / STEPS["i-expression"]
     costs = {
-        "head": seconds["i-expression"], "ii-control": STEPS["ii-expression"] * step,
-        "iii-control": STEPS["iii"] * step, **seconds,
-    }  # fmt: skip
+        "head": seconds["i-expression"],
+        "ii-control": STEPS["ii-expression"] * step,
+        "iii-control": STEPS["iii"] * step,
+        **seconds,
+    }
     return sum(costs[job.what] for job in jobs.values())
 
 
@@ -99,4 +124,6 @@ def as_time(seconds):
 
 def test_the_package_stays_small():
     lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "drfer").rglob("*.py"))
-    assert lines < 7800  # a fifth of them makes the open faces, a fifth evaluates and draws, 400 serve the notebooks
+    assert (
+        lines < 7800
+    )  # a fifth of them makes the open faces, a fifth evaluates and draws, 400 serve the notebooks

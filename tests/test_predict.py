@@ -15,11 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_preprocessing import no_faces
 
-from drfer import predict, shipped
+from drfer import predict
 from drfer.cli import main
-from drfer.experiment import PRESETS
-from drfer.scan import EXPRESSIONS, DrferError, ScanFormatError
-from drfer.store import Store
+from drfer.common.errors import DrferError, ScanFormatError
+from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.experiment import PRESETS
+from drfer.evaluation.store import Store
+from drfer.models import shipped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +32,9 @@ def model_file(database, faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shipped")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "classroom", TINY)
-        shipped.make(database, faces, Store(folder / "store"), {"0": 50.0}, folder / "shipped.safetensors")
+        shipped.make(
+            database, faces, Store(folder / "store"), {"0": 50.0}, folder / "shipped.safetensors"
+        )
     return folder / "shipped.safetensors"
 
 
@@ -44,8 +48,13 @@ def tiny(model_file, monkeypatch):
 def test_a_file_says_who_was_trained_on_and_how_well_others_were_recognised(tiny, faces):
     model, card = shipped.load()
     assert not model.training
-    assert card["training subjects"] == faces.subjects and card["training scans"] == len(faces) - len(faces.subjects)
-    assert card["data hash"] == faces.hash and card["loss of the last epoch"].keys() == TINY.trainings.keys()
+    assert card["training subjects"] == faces.subjects and card["training scans"] == len(
+        faces
+    ) - len(faces.subjects)
+    assert (
+        card["data hash"] == faces.hash
+        and card["loss of the last epoch"].keys() == TINY.trainings.keys()
+    )
     assert {"torch", "machine", "date"} <= card["provenance"].keys()
 
 
@@ -71,7 +80,9 @@ def test_few_bytes_say_nearly_the_same(tiny, faces, database):
     clouds = data.clouds[data.train]
     with torch.no_grad():
         theirs, ours = whole.disentangle(clouds), small.disentangle(clouds)
-        logits = [model.expression.classifier(model.expression.encode(clouds)) for model in (whole, small)]
+        logits = [
+            model.expression.classifier(model.expression.encode(clouds)) for model in (whole, small)
+        ]
     for name in ("expression_face", "identity_face"):
         assert (getattr(ours, name) - getattr(theirs, name)).abs().max() * 120 < 1, "mm"
     assert (logits[0] - logits[1]).abs().max() < 0.05
@@ -88,7 +99,9 @@ def test_the_kits_own_model_fits_into_a_repository_and_loads():
 
 @pytest.fixture(scope="module")
 def scan(database):
-    return database.load(next(key for key in database.keys() if key.expression == "surprise" and key.level == 4))
+    return database.load(
+        next(key for key in database.keys() if key.expression == "surprise" and key.level == 4)
+    )
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl", "wrl"])
@@ -100,8 +113,12 @@ def test_formats_give_the_same_answer(tiny, scan, tmp_path, kind):
         trimesh.Trimesh(scan.points, scan.triangles, process=False).export(path)
     model, _ = shipped.load()
     found, expected = predict.predict(model, predict.read_scan(path)), predict.predict(model, scan)
-    assert found.probabilities.keys() == set(EXPRESSIONS) and sum(found.probabilities.values()) == pytest.approx(1)
-    assert list(found.probabilities.values()) == pytest.approx(list(expected.probabilities.values()), abs=0.05)
+    assert found.probabilities.keys() == set(EXPRESSIONS) and sum(
+        found.probabilities.values()
+    ) == pytest.approx(1)
+    assert list(found.probabilities.values()) == pytest.approx(
+        list(expected.probabilities.values()), abs=0.05
+    )
     assert np.linalg.norm(found.registered.mean(axis=0) - expected.registered.mean(axis=0)) < 1
 
 
@@ -109,7 +126,9 @@ def test_formats_give_the_same_answer(tiny, scan, tmp_path, kind):
 def test_a_turned_head_is_turned_back(tiny, scan, degrees):
     model, _ = shipped.load()
     turned = trimesh.transformations.rotation_matrix(np.radians(degrees), [0, 1, 0])[:3, :3]
-    found = predict.predict(model, replace(scan, points=(scan.points @ turned.T + [50, 0, 9]).astype(np.float32)))
+    found = predict.predict(
+        model, replace(scan, points=(scan.points @ turned.T + [50, 0, 9]).astype(np.float32))
+    )
     expected = predict.predict(model, scan)
     assert not found.doubtful
     assert np.abs(found.registered.mean(axis=0) - expected.registered.mean(axis=0)).max() < 1, "mm"
@@ -139,7 +158,15 @@ def test_the_command_prints_six_probabilities_and_draws_each_face_and_goes_on_af
     trimesh.Trimesh(scan.points, scan.triangles, process=False).export(face)
     trimesh.creation.icosphere(4, 90).export(ball)
     for flags in ([], ["--json"]):
-        arguments = ["drfer", "predict", str(ball), str(face), "--out", str(tmp_path / "drawn"), *flags]
+        arguments = [
+            "drfer",
+            "predict",
+            str(ball),
+            str(face),
+            "--out",
+            str(tmp_path / "drawn"),
+            *flags,
+        ]
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as stop:
             main()
@@ -147,7 +174,9 @@ def test_the_command_prints_six_probabilities_and_draws_each_face_and_goes_on_af
         said = capsys.readouterr().out
         if flags:
             refused, found = map(json.loads, said.splitlines())
-            assert "does not register" in refused["refused"] and found["probabilities"].keys() == set(EXPRESSIONS)
+            assert "does not register" in refused["refused"] and found[
+                "probabilities"
+            ].keys() == set(EXPRESSIONS)
         else:
             assert f"{ball}: refused" in said and all(f"  {name}" in said for name in EXPRESSIONS)
     picture = np.asarray(Image.open(tmp_path / "drawn" / "02-face.png").convert("RGB"))

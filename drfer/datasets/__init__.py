@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drfer.scan import DrferError, check_known
+from drfer.common.errors import DrferError, check_known
 
 NAMES = ("anny3dfe", "bu3dfe", "bosphorus", "scans")
 
@@ -14,7 +14,7 @@ def open_dataset(name: str, root: Path | None = None, subjects: int = 100, up: s
 
     Raises DrferError for a name it does not know and for a folder without such scans.
     """
-    from drfer.datasets.anny3dfe import Anny3DFE
+    from drfer.datasets.anny3dfe.database import Anny3DFE
     from drfer.datasets.bosphorus import Bosphorus
     from drfer.datasets.bu3dfe import BU3DFE
     from drfer.datasets.scans import Scans
@@ -24,7 +24,9 @@ def open_dataset(name: str, root: Path | None = None, subjects: int = 100, up: s
         raise DrferError("--up is for scans of your own: say --dataset scans")
     if name == "anny3dfe":
         if root:
-            raise DrferError("anny3dfe is made by this kit: with --root say --dataset bu3dfe, bosphorus or scans")
+            raise DrferError(
+                "anny3dfe is made by this kit: with --root say --dataset bu3dfe, bosphorus or scans"
+            )
         return Anny3DFE(subjects)
     if root is None:
         raise DrferError(f"{name} lies in a folder of yours: name it with --root FOLDER")

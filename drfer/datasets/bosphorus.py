@@ -14,15 +14,22 @@ from scipy.ndimage import median_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from drfer.common.errors import ScanFormatError
 from drfer.datasets.bu3dfe import small_file, without_loose_points
 from drfer.datasets.folder import ScanFolder
-from drfer.scan import NEUTRAL, FaceScan, ScanFormatError, ScanKey
+from drfer.datasets.scan import NEUTRAL, FaceScan, ScanKey
 
 EXPRESSION_CODES = {
-    "ANGER": "anger", "DISGUST": "disgust", "FEAR": "fear", "HAPPY": "happiness", "SADNESS": "sadness",
+    "ANGER": "anger",
+    "DISGUST": "disgust",
+    "FEAR": "fear",
+    "HAPPY": "happiness",
+    "SADNESS": "sadness",
     "SURPRISE": "surprise",
-}  # fmt: skip
-FILE_NAME = re.compile(r"(bs\d{3})_(?:E_(ANGER|DISGUST|FEAR|HAPPY|SADNESS|SURPRISE)|N_N)_(\d+)\.bnt", re.IGNORECASE)
+}
+FILE_NAME = re.compile(
+    r"(bs\d{3})_(?:E_(ANGER|DISGUST|FEAR|HAPPY|SADNESS|SURPRISE)|N_N)_(\d+)\.bnt", re.IGNORECASE
+)
 OTHER_SCANS = re.compile(r"bs\d{3}_(LFAU|UFAU|CAU|YR|PR|CR|O|IGN)_.+_\d+\.bnt", re.IGNORECASE)
 """action units, turned heads and occlusions, which this kit does not use"""
 EXPRESSIVE_SUBJECTS = sorted(set(range(105)) - {7, 10, 13, 20, 92} - set(range(47, 82)))
@@ -48,7 +55,9 @@ class Bosphorus(ScanFolder):
         if not match:
             return None
         subject, code, _ = match.groups()
-        return ScanKey(subject.lower(), *((EXPRESSION_CODES[code.upper()], 1) if code else (NEUTRAL, 0)))
+        return ScanKey(
+            subject.lower(), *((EXPRESSION_CODES[code.upper()], 1) if code else (NEUTRAL, 0))
+        )
 
     def is_stranger(self, path: Path) -> bool:
         return path.suffix.lower() == ".bnt" and not OTHER_SCANS.fullmatch(path.name)
@@ -68,17 +77,23 @@ def read_bnt(path: Path) -> np.ndarray:
     """
     content = path.read_bytes()
     if len(content) < 18:
-        raise ScanFormatError(f"{path}: {len(content)} bytes are too few for a .bnt header; the file is cut off")
+        raise ScanFormatError(
+            f"{path}: {len(content)} bytes are too few for a .bnt header; the file is cut off"
+        )
     rows, columns = np.frombuffer(content, "<u2", 2).tolist()
     background = float(np.frombuffer(content, "<f8", 1, offset=4)[0])
     name_length = int(np.frombuffer(content, "<u2", 1, offset=12)[0])
     start = 14 + name_length + 4
     if len(content) < start:
-        raise ScanFormatError(f"{path}: its image name of {name_length} bytes runs past the end; the file is cut off")
+        raise ScanFormatError(
+            f"{path}: its image name of {name_length} bytes runs past the end; the file is cut off"
+        )
     count = int(np.frombuffer(content, "<u4", 1, offset=start - 4)[0])
     pixels = rows * columns
     if pixels == 0 or count < 3 * pixels:
-        raise ScanFormatError(f"{path}: {rows} rows of {columns} need {5 * pixels} numbers, its header counts {count}")
+        raise ScanFormatError(
+            f"{path}: {rows} rows of {columns} need {5 * pixels} numbers, its header counts {count}"
+        )
     if len(content) < start + 8 * 3 * pixels:  # the coordinates must be there; u and v are not used
         raise ScanFormatError(
             f"{path}: {rows} rows of {columns} need {start + 40 * pixels} bytes, the file has {len(content)}; it is cut off"
@@ -90,7 +105,9 @@ def read_bnt(path: Path) -> np.ndarray:
     return image
 
 
-def mesh_of_range_image(path: Path, image: np.ndarray, nose: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def mesh_of_range_image(
+    path: Path, image: np.ndarray, nose: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Points (n, 3) float32, mm, and triangles (m, 3) int32 of a range image (rows, columns, 3), top row first.
 
     nose: (3,) mm, the nose tip; else it is the foremost point of the largest piece. Raises ScanFormatError if
@@ -102,9 +119,19 @@ def mesh_of_range_image(path: Path, image: np.ndarray, nose: np.ndarray | None =
     down, right = _joined(image[:-1], image[1:]), _joined(image[:, :-1], image[:, 1:])
     diagonal = _joined(image[:-1, :-1], image[1:, 1:])
     number = np.arange(filled.size).reshape(filled.shape)
-    quad = number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]  # counter-clockwise from the viewer
-    halves = ((0, 1, 2), down[:, :-1] & right[1:] & diagonal), ((0, 2, 3), right[:-1] & down[:, 1:] & diagonal)
-    triangles = np.concatenate([np.stack([quad[k][kept] for k in corners], axis=-1) for corners, kept in halves])
+    quad = (
+        number[:-1, :-1],
+        number[1:, :-1],
+        number[1:, 1:],
+        number[:-1, 1:],
+    )  # counter-clockwise from the viewer
+    halves = (
+        ((0, 1, 2), down[:, :-1] & right[1:] & diagonal),
+        ((0, 2, 3), right[:-1] & down[:, 1:] & diagonal),
+    )
+    triangles = np.concatenate(
+        [np.stack([quad[k][kept] for k in corners], axis=-1) for corners, kept in halves]
+    )
     triangles = _largest_piece(triangles, filled.size)
     points = image.reshape(-1, 3)
     if len(triangles):
@@ -113,7 +140,9 @@ def mesh_of_range_image(path: Path, image: np.ndarray, nose: np.ndarray | None =
         near = ((points - centre) ** 2).sum(axis=1) < CROP**2
         triangles = triangles[near[triangles].all(axis=1)]
     if len(triangles) == 0:
-        raise ScanFormatError(f"{path}: no surface is left of its range image without background and spikes")
+        raise ScanFormatError(
+            f"{path}: no surface is left of its range image without background and spikes"
+        )
     points, triangles = without_loose_points(points, triangles)
     return points.astype(np.float32), triangles
 
@@ -134,14 +163,18 @@ def _largest_piece(triangles: np.ndarray, points: int) -> np.ndarray:
 
 def read_lm3(path: Path) -> dict[str, np.ndarray]:
     """Landmarks of an `.lm3` file: (3,) mm by name. Raises ScanFormatError naming file and line."""
-    lines = [(number, line.strip()) for number, line in enumerate(small_file(path).splitlines(), start=1)]
+    lines = [
+        (number, line.strip()) for number, line in enumerate(small_file(path).splitlines(), start=1)
+    ]
     lines = [(number, line) for number, line in lines if line and not line.startswith((b"#", b"*"))]
     header = re.fullmatch(rb"(\d+) landmarks:?", lines[0][1]) if lines else None
     if not header:
         raise ScanFormatError(f"{path}: there is no line 'N landmarks:' in it")
     count, body = int(header[1][:6]), lines[1:]
     if count > 24 or len(body) < 2 * count:
-        raise ScanFormatError(f"{path}: it announces {count} landmarks and holds {len(body) // 2}; 24 are known")
+        raise ScanFormatError(
+            f"{path}: it announces {count} landmarks and holds {len(body) // 2}; 24 are known"
+        )
     landmarks = {}
     for (_, name), (number, place) in zip(body[0 : 2 * count : 2], body[1 : 2 * count : 2]):
         try:

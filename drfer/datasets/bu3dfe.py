@@ -11,13 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
+from drfer.common.errors import ScanFormatError
 from drfer.datasets.folder import ScanFolder
-from drfer.scan import NEUTRAL, FaceScan, ScanFormatError, ScanKey
+from drfer.datasets.scan import NEUTRAL, FaceScan, ScanKey
 
 EXPRESSION_CODES = {
-    "AN": "anger", "DI": "disgust", "FE": "fear", "HA": "happiness", "NE": NEUTRAL, "SA": "sadness", "SU": "surprise",
-}  # fmt: skip
-FILE_NAME = re.compile(r"([FM]\d{4})_(AN|DI|FE|HA|NE|SA|SU)(0[0-4])[A-Z]{2}_F3D\.wrl", re.IGNORECASE)
+    "AN": "anger",
+    "DI": "disgust",
+    "FE": "fear",
+    "HA": "happiness",
+    "NE": NEUTRAL,
+    "SA": "sadness",
+    "SU": "surprise",
+}
+FILE_NAME = re.compile(
+    r"([FM]\d{4})_(AN|DI|FE|HA|NE|SA|SU)(0[0-4])[A-Z]{2}_F3D\.wrl", re.IGNORECASE
+)
 LANDMARKS = 83
 EYES, BROWS = (slice(0, 8), slice(8, 16)), (slice(16, 26), slice(26, 36))
 """landmarks of one side and the other; which one is the left is contradictory between copies"""
@@ -50,7 +59,9 @@ class BU3DFE(ScanFolder):
         return FaceScan(*without_loose_points(points, triangles), key, str(path), landmarks)
 
 
-def without_loose_points(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def without_loose_points(
+    points: np.ndarray, triangles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The same mesh without points that no triangle names."""
     used = np.zeros(len(points), dtype=bool)
     used[triangles] = True
@@ -67,9 +78,13 @@ def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
         text = re.sub(rb"#[^\r\n]*", b"", text)
     points = _numbers(path, text, rb"\bCoordinate\s*\{\s*point\s*\[", "point", np.float64)
     if points.size == 0 or points.size % 3:
-        raise ScanFormatError(f"{path}: its point list holds {points.size} numbers, not a multiple of 3")
+        raise ScanFormatError(
+            f"{path}: its point list holds {points.size} numbers, not a multiple of 3"
+        )
     if not np.isfinite(points).all() or np.abs(points).max() > 1e6:
-        raise ScanFormatError(f"{path}: point {np.argmax(~(np.abs(points) <= 1e6)) // 3} is not a place in millimetres")
+        raise ScanFormatError(
+            f"{path}: point {np.argmax(~(np.abs(points) <= 1e6)) // 3} is not a place in millimetres"
+        )
     points = points.reshape(-1, 3).astype(np.float32)
     index = _numbers(path, text, rb"\bcoordIndex\s*\[", "coordIndex", np.int64)
     triangles = _fans(index)
@@ -77,7 +92,9 @@ def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ScanFormatError(f"{path}: its coordIndex list holds no polygon")
     outside = triangles[(triangles < 0) | (triangles >= len(points))]
     if outside.size:
-        raise ScanFormatError(f"{path}: a polygon names point {outside[0]}, but there are {len(points)}")
+        raise ScanFormatError(
+            f"{path}: a polygon names point {outside[0]}, but there are {len(points)}"
+        )
     return points, triangles.astype(np.int32)
 
 
@@ -94,7 +111,9 @@ def _numbers(path: Path, text: bytes, opening: bytes, what: str, dtype: type) ->
         return np.array(words, dtype=dtype)
     except (ValueError, OverflowError):
         bad = _first_bad(words, dtype)
-        raise ScanFormatError(f"{path}: word {bad + 1} of its {what} list is {words[bad][:20]!r}") from None
+        raise ScanFormatError(
+            f"{path}: word {bad + 1} of its {what} list is {words[bad][:20]!r}"
+        ) from None
 
 
 def _first_bad(words: list[bytes], dtype: type) -> int:
@@ -142,9 +161,13 @@ def read_bnd(path: Path, points: np.ndarray) -> np.ndarray:
             vertex = int(words[0])
             place = [float(word) for word in words[1:]]
         except ValueError:
-            raise ScanFormatError(f"{path}, line {number}: {line[:40]!r} is not a vertex number and a place") from None
+            raise ScanFormatError(
+                f"{path}, line {number}: {line[:40]!r} is not a vertex number and a place"
+            ) from None
         if len(place) != 3 or not 0 <= vertex < len(points) or not (np.abs(place) < 1e6).all():
-            raise ScanFormatError(f"{path}, line {number}: no place of one of the {len(points)} vertices")
+            raise ScanFormatError(
+                f"{path}, line {number}: no place of one of the {len(points)} vertices"
+            )
         landmarks.append(place)
         if len(landmarks) > LANDMARKS:
             break

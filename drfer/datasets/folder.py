@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 
-from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
+from drfer.common.errors import DrferError, ScanFormatError
+from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
 
 
 class ScanFolder(ABC):
@@ -36,7 +37,9 @@ class ScanFolder(ABC):
             elif self.is_stranger(path):
                 self.strangers.append(path)
         if not self.files:
-            raise DrferError(f"{self.root} holds no scan of {self.name}: no file in it is named like one")
+            raise DrferError(
+                f"{self.root} holds no scan of {self.name}: no file in it is named like one"
+            )
 
     @abstractmethod
     def key_of(self, path: Path) -> ScanKey | None:
@@ -65,14 +68,20 @@ class ScanFolder(ABC):
 
     def needed(self, subject: str) -> list[ScanKey]:
         """The scans of a subject that the protocol uses."""
-        expressive = [ScanKey(subject, expression, level) for expression in EXPRESSIONS for level in self.levels]
+        expressive = [
+            ScanKey(subject, expression, level)
+            for expression in EXPRESSIONS
+            for level in self.levels
+        ]
         return [ScanKey(subject, NEUTRAL, 0), *expressive]
 
     @cached_property
     def subjects(self) -> list[str]:
         """Those of whom all scans are there that the protocol uses."""
         known = sorted({key.subject for key in self.files})
-        return [subject for subject in known if all(key in self.files for key in self.needed(subject))]
+        return [
+            subject for subject in known if all(key in self.files for key in self.needed(subject))
+        ]
 
     @cached_property
     def hash(self) -> str:

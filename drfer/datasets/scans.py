@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
+from drfer.common.errors import DrferError, ScanFormatError
 from drfer.datasets.bu3dfe import without_loose_points
 from drfer.datasets.folder import ScanFolder
-from drfer.scan import EXPRESSIONS, NEUTRAL, DrferError, FaceScan, ScanFormatError, ScanKey
+from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
 
 SUFFIXES = (".obj", ".ply", ".stl")
 TABLE = "scans.csv"
 """beside the scans: a line a file, by its name or its path in the folder, with columns file, subject, expression"""
 UP = {
-    "y": np.eye(3), "-y": np.diag([-1.0, -1.0, 1.0]),
-    "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]), "-z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
-    "x": np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]]), "-x": np.array([[0, 1.0, 0], [-1, 0, 0], [0, 0, 1]]),
-}  # fmt: skip
+    "y": np.eye(3),
+    "-y": np.diag([-1.0, -1.0, 1.0]),
+    "z": np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
+    "-z": np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]),
+    "x": np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]]),
+    "-x": np.array([[0, 1.0, 0], [-1, 0, 0], [0, 0, 1]]),
+}
 """rotation (3, 3) that brings an axis to +y; with z up the face is taken to look along -y"""
 METRES = 2.0
 """a scan whose longest side is below this is in metres (a face is 0.1 to 0.5 m, or 100 to 500 mm)"""
@@ -59,21 +63,39 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
     import trimesh
 
     try:
-        with path.open("rb") as file:  # not its path: else materials and textures beside it are read too
+        with path.open(
+            "rb"
+        ) as file:  # not its path: else materials and textures beside it are read too
             mesh = trimesh.load_mesh(file, file_type=path.suffix[1:].lower(), process=False)
-        points, triangles = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
+        points, triangles = (
+            np.asarray(mesh.vertices, dtype=np.float64),
+            np.asarray(mesh.faces, dtype=np.int64),
+        )
     except Exception as error:  # whatever a broken file makes the library raise
-        raise ScanFormatError(f"{path}: cannot be read as {path.suffix[1:].upper()} ({_first_line(error)})") from None
-    if points.ndim != 2 or points.shape[1:] != (3,) or triangles.ndim != 2 or triangles.shape[1:] != (3,):
+        raise ScanFormatError(
+            f"{path}: cannot be read as {path.suffix[1:].upper()} ({_first_line(error)})"
+        ) from None
+    if (
+        points.ndim != 2
+        or points.shape[1:] != (3,)
+        or triangles.ndim != 2
+        or triangles.shape[1:] != (3,)
+    ):
         raise ScanFormatError(f"{path}: it holds no triangle mesh")
     if len(triangles) == 0 or triangles.min() < 0 or triangles.max() >= len(points):
-        raise ScanFormatError(f"{path}: it holds no triangles, or they name points that are not there")
+        raise ScanFormatError(
+            f"{path}: it holds no triangles, or they name points that are not there"
+        )
     polygons = mesh.metadata.get("_ply_raw", {}).get("face", {}).get("length", 0)
     if len(triangles) < polygons:
-        raise ScanFormatError(f"{path}: its header promises {polygons} polygons, but {len(triangles)} are there")
+        raise ScanFormatError(
+            f"{path}: its header promises {polygons} polygons, but {len(triangles)} are there"
+        )
     points, triangles = without_loose_points(points, triangles)
     if not (np.abs(points) < 1e6).all():
-        raise ScanFormatError(f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place")
+        raise ScanFormatError(
+            f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place"
+        )
     # STL gives each triangle corners of its own, OBJ may part a surface where its texture is: taken as they are, every
     # such edge would be the scan's border
     points, place = np.unique(points, axis=0, return_inverse=True)

@@ -1,1 +1,0 @@
-"""From a trained model to numbers: what the features hold."""

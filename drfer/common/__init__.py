@@ -1,0 +1,1 @@
+"""What every part of the kit uses: errors, files, parallel work, the device."""

@@ -1,0 +1,1 @@
+"""Experiments, the protocol, statistics, measures and the store."""

@@ -1,0 +1,1 @@
+"""The same operators as in `models`, faster on a CPU."""

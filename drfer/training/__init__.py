@@ -1,0 +1,1 @@
+"""Losses, augmentation, stages and the trainer."""

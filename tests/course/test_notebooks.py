@@ -1,0 +1,250 @@
+"""What every notebook of the course keeps to. That its outputs are true, `pytest --nbval notebooks` finds out."""
+
+import ast
+import copy
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+
+from drfer.course.exercises import check
+from tools import notebooks
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+OPENING = ("After this notebook you will be able to", "Equations", "Time", "Figure it feeds")
+ABSOLUTE = re.compile(r"(?<![\w.:/-])(/(home|root|tmp|work|Users|usr|opt|mnt|var|data)/|[A-Z]:\\)")
+TIMED = re.compile(r"perf_counter|time\.time\(|%%?time|timeit")
+PINNED = {"torch": "2.13.0"}  # conda-forge's is older (see test_environment); outputs are of pip's
+DEFINED = {
+    node.name
+    for path in (ROOT / "drfer").rglob("*.py")
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.FunctionDef | ast.ClassDef)
+}
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_compared(cell):
+    """Whether nbval compares a text of the cell that states something: not a picture's stand-in."""
+    if "nbval-ignore-output" in cell.metadata.get("tags", []) or "NBVAL_" in cell.source:
+        return False
+    return any(output.output_type == "stream" and output.text.strip() for output in cell.outputs)
+
+
+def problems(notebook):
+    """What is wrong with a notebook, in words; nothing, if it may be committed."""
+    cells, found = code_cells(notebook), []
+
+    def refuse(reason, condition):
+        if condition:
+            found.append(reason)
+
+    refuse("larger than 1 MB", len(nbformat.writes(notebook)) > 1_000_000)
+    refuse(
+        "opens without " + " or ".join(OPENING),
+        any(part not in notebook.cells[0].source for part in OPENING),
+    )
+    refuse(
+        "execution counts",
+        [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)),
+    )
+    refuse("fewer than 5 compared cells", sum(map(is_compared, cells)) < 5)
+    refuse("another version", notebook.metadata.get("drfer") != notebooks.made_with() | PINNED)
+    refuse("an absolute path", any(ABSOLUTE.search(text) for text in texts(notebook)))
+    refuse(
+        "a line too long to read",
+        any(len(line) > 105 for cell in cells for line in cell.source.splitlines()),
+    )
+    refuse(
+        "a timing is compared",
+        any(TIMED.search(cell.source) and is_compared(cell) for cell in cells),
+    )
+    for output in (output for cell in cells for output in cell.outputs):
+        refuse("an error", output.output_type == "error")
+        refuse("stderr", output.get("name") == "stderr")
+        refuse("a widget without its kernel", notebooks.WIDGET in output.get("data", {}))
+    for cell in cells:
+        names = {
+            node.name
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        refuse(f"defines what the package has: {names & DEFINED}", names & DEFINED)
+        live = [
+            output
+            for output in cell.outputs
+            if "JupyterLab" in output.get("data", {}).get("text/plain", "")
+        ]
+        refuse(
+            "a live picture without a still",
+            len(live) > sum("image/png" in o.get("data", {}) for o in cell.outputs),
+        )
+    exercises = [cell for cell in notebook.cells if cell.source.startswith("### Exercise")]
+    exercises += [cell for cell in notebook.cells if "\n### Exercise" in cell.source]
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    refuse("not two or three exercises", not 2 <= len(exercises) <= 3)
+    for number in range(1, len(exercises) + 1):
+        refuse(
+            f"exercise {number} is checked nowhere",
+            f"Exercise {number}: not done yet." not in printed,
+        )
+        refuse(
+            f"exercise {number} has no right solution", f"Exercise {number}: right." not in printed
+        )
+    return found
+
+
+def texts(notebook):
+    for cell in notebook.cells:
+        yield cell.source
+        for output in cell.get("outputs", []):
+            yield output.get("text", "")
+            yield from (
+                text for kind, text in output.get("data", {}).items() if kind.startswith("text/")
+            )
+
+
+@pytest.fixture
+def notebook():
+    return copy.deepcopy(nbformat.read(str(NOTEBOOKS[1]), as_version=4))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_keeps_to_the_rules(path):
+    assert problems(nbformat.read(str(path), as_version=4)) == []
+
+
+def spoil(action):
+    def spoiled(notebook):
+        cell = next(cell for cell in code_cells(notebook) if is_compared(cell))
+        action(notebook, cell)
+        return problems(notebook)
+
+    return spoiled
+
+
+SPOILS = {
+    "execution counts": lambda notebook, cell: cell.update(execution_count=None),
+    "stderr": lambda notebook, cell: cell.outputs[0].update(name="stderr"),
+    "another version": lambda notebook, cell: notebook.metadata["drfer"].update(torch="1.0"),
+    "an absolute path": lambda notebook, cell: cell.outputs[0].update(
+        text="saved in /home/me/faces"
+    ),
+    "larger than 1 MB": lambda notebook, cell: cell.outputs[0].update(text="x" * 1_000_000),
+    "defines what the package has": lambda notebook, cell: cell.update(
+        source="def chamfer_distance(a, b):\n    pass"
+    ),
+    "a timing is compared": lambda notebook, cell: cell.update(
+        source="from time import perf_counter"
+    ),
+    "fewer than 5 compared cells": lambda notebook, cell: [
+        other.outputs.clear() for other in code_cells(notebook) if is_compared(other)
+    ],
+    "a line too long to read": lambda notebook, cell: cell.update(source="#" * 106),
+    "opens without": lambda notebook, cell: notebook.cells[0].update(source="# Hello"),
+    "an error": lambda notebook, cell: cell.outputs.append(
+        nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+    ),
+    "a widget without its kernel": lambda notebook, cell: cell.outputs.append(
+        nbformat.v4.new_output("display_data", data={notebooks.WIDGET: {}})
+    ),
+    "a live picture without a still": lambda notebook, cell: [
+        output.get("data", {}).pop("image/png", None)
+        for other in code_cells(notebook)
+        for output in other.outputs
+    ],
+    "exercise 1 has no right solution": lambda notebook, cell: [
+        other.outputs.clear() for other in code_cells(notebook) if notebooks.is_solution(other)
+    ],
+}
+
+
+@pytest.mark.parametrize("reason", SPOILS)
+def test_each_rule_refuses_a_notebook_that_breaks_it(notebook, reason):
+    assert problems(notebook) == []
+    assert any(problem.startswith(reason) for problem in spoil(SPOILS[reason])(notebook))
+
+
+def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
+    notebooks.main("student", str(ROOT / "notebooks"), str(tmp_path))
+    assert [path.name for path in sorted(tmp_path.glob("*.ipynb"))] == [
+        path.name for path in NOTEBOOKS
+    ]
+    for original, path in zip(NOTEBOOKS, sorted(tmp_path.glob("*.ipynb"))):
+        student, full = (nbformat.read(str(file), as_version=4) for file in (path, original))
+        nbformat.validate(student)
+        assert "Solutions" not in {cell.source.removeprefix("## ") for cell in student.cells}
+        assert not any(cell.outputs or cell.execution_count for cell in code_cells(student))
+        kept = [cell.source for cell in full.cells if not notebooks.is_solution(cell)]
+        assert [cell.source for cell in student.cells] == kept and len(kept) < len(full.cells)
+
+
+def test_a_notebook_is_run_in_place_and_what_no_reader_sees_is_left_out(tmp_path):
+    path = tmp_path / "small.ipynb"
+    source = "from drfer.show import Layer, show\nimport numpy as np\nshow({'a': [Layer(np.eye(3))]})\nprint(1 + 1)"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), str(path))
+    notebooks.run(path)
+    saved = nbformat.read(str(path), as_version=4)
+    assert saved.metadata["drfer"] == notebooks.made_with() and "widgets" not in saved.metadata
+    live, picture, printed = saved.cells[0].outputs
+    assert printed.text == "2\n" and "image/png" in picture.data
+    assert list(live.data) == ["text/plain"]
+
+
+@pytest.mark.parametrize(
+    "answer, right, on, said",
+    [
+        (None, 1, (), "not done yet."),
+        (lambda x: None, abs, (1,), "not done yet."),
+        (2.00001, 2, (), "right."),
+        (3, 2, (), "3 is too large. Hint: less"),
+        (float("nan"), 2, (), "nan is no number. Hint: less"),
+        ("fear", "anger", (), "fear is off. Hint: less"),
+        ("fear", "fear", (), "right."),
+        ("fear", 2, (), "a number is wanted, not fear. Hint: less"),
+        ([1, 2], [1, 2, 3], (), "the shape is off: (2,) instead of (3,). Hint: less"),
+        (
+            torch.tensor([1, 5]),
+            np.array([1, 2]),
+            (),
+            "1 of 2 values are off, the first at (1,). Hint: less",
+        ),
+        (
+            lambda x: 1 / 0,
+            abs,
+            (1,),
+            "your answer stops with ZeroDivisionError: division by zero. Hint: less",
+        ),
+        (torch.ones(2, requires_grad=True), [1, 1], (), "right."),
+        (
+            [[1], [1, 2]],
+            [1, 2],
+            (),
+            "your answer stops with ValueError: setting an array element with a sequence. The "
+            "requested array has an inhomogeneous shape after 1 dimensions. The detected shape was (2,) + inhomogeneous "
+            "part.. Hint: less",
+        ),
+        (np.sqrt, lambda x: x**0.5, (4.0,), "right."),
+    ],
+)
+def test_a_check_says_right_or_what_is_off(capsys, answer, right, on, said):
+    check(2, answer, right, on, hint="less")
+    assert capsys.readouterr().out == f"Exercise 2: {said}\n"
+
+
+def test_notebooks_are_valid_and_their_links_lead_somewhere():
+    for path in NOTEBOOKS:
+        nbformat.validate(json.loads(path.read_text()))
+        for cell in nbformat.read(str(path), as_version=4).cells:
+            for link in re.findall(
+                r"\]\((?!http|#|attachment)([^)#]+)", cell.source * (cell.cell_type == "markdown")
+            ):
+                assert (path.parent / link).exists(), f"{path.name} links {link}"
