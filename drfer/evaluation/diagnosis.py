@@ -1,4 +1,7 @@
-"""What the later stages do to the expression branch: whose gradient moves it, and how far its features move."""
+"""What the later stages do to the expression branch: whose gradient moves it, and how far.
+
+Used in notebook 05.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,41 @@ import numpy as np
 import torch
 
 from drfer.models.drfer import DrFER
-from drfer.training.stages import STAGES, FoldData, LossSettings, Training, predict
+from drfer.training.data import FoldData
+from drfer.training.stages import LossSettings, Schedule, Stage
+from drfer.training.trainer import predict
 
 BATCHES = 4
-"""of training scans, over which gradients are measured"""
+"""Batches of training scans over which gradients are measured."""
 
 
 def gradient_norms(
-    stage: str, model: DrFER, data: FoldData, training: Training, settings: LossSettings, seed: int
+    stage: Stage,
+    model: DrFER,
+    data: FoldData,
+    schedule: Schedule,
+    settings: LossSettings,
+    seed: int,
 ) -> dict[str, float]:
-    """By loss term of a stage: the norm of its gradient in the expression encoder's weights, mean over the first few
-    batches of an epoch; layers of batch norm and dropout in evaluation."""
+    """Return the norm of each loss term's gradient in the expression encoder's weights.
+
+    It is the mean over the first batches of an epoch, with batch norm and dropout in evaluation.
+
+    Args:
+        stage: whose loss is measured.
+        model: with the weights at which it is measured.
+        data: the fold's scans.
+        schedule: batch size and augmentation.
+        settings: which loss terms there are.
+        seed: of the batches.
+    """
     model.eval()
     weights = list(model.expression.encoder.parameters())
     norms: dict[str, list[float]] = {}
-    for _, batch in zip(
-        range(BATCHES), data.batches(training, torch.Generator().manual_seed(seed))
-    ):
-        terms = STAGES[stage].loss(model, settings, batch)
+    generator = torch.Generator().manual_seed(seed)
+    batches = data.batches(schedule.batch_size, schedule.augmentation, generator)
+    for _, batch in zip(range(BATCHES), batches):
+        terms = stage.loss(model, settings, batch)
         for name, value in terms.items():
             gradients = torch.autograd.grad(value, weights, retain_graph=True, allow_unused=True)
             squares = sum(float(part.square().sum()) for part in gradients if part is not None)
@@ -32,7 +52,9 @@ def gradient_norms(
 
 
 def feature_movement(before: DrFER, after: DrFER, data: FoldData) -> float:
-    """How far the test scans' expression features moved, as a share of how far they lay apart: the root mean square of
-    the change over that of the distance from their mean."""
+    """Return how far the test scans' expression features moved, as a share of how far they lay apart.
+
+    It is the root mean square of the change over that of the distance from the features' mean.
+    """
     old, new = (predict(model, data.clouds[data.test])[0] for model in (before, after))
     return float(np.linalg.norm(new - old) / np.linalg.norm(old - old.mean(axis=0)))

@@ -1,11 +1,15 @@
-"""How well expression and identity come apart on a fold's test subjects: what the paper shows in pictures, in numbers.
+"""How well expression and identity come apart on a fold's test subjects, in numbers.
 
-A mean point distance says nothing alone, since even a perfect face has its points at other places than its target. So
-each error stands beside those of faces that need no network, and of the target itself, resampled: a perfect answer.
+The paper shows this in pictures. A mean point distance says nothing alone, since even a perfect face
+has its points elsewhere than its target has. So each error stands beside those of faces that need no
+network, and beside that of the target itself at other points, which is what a perfect answer has.
+
+Built in notebook 09.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -18,58 +22,60 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from drfer.datasets.scan import ScanKey
+from drfer.fast.points import farthest_point_order
 from drfer.models.drfer import DrFER, reorder
-from drfer.models.points import farthest_point_order, gather, nearest
+from drfer.models.points import gather, nearest
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.faceset import FaceSet
-from drfer.training.stages import FoldData
+from drfer.training.data import FoldData
 
 REGULARISATION = 1.0
-"""C of every probe, scikit-learn's default: fixed, never tuned"""
+"""C of every probe, scikit-learn's default; it was never tuned."""
 
 
 def measure(
-    stage_i: DrFER,
-    stage_ii: DrFER,
-    stage_iii: DrFER,
-    data: FoldData,
-    faces: FaceSet,
-    source,
-    seed: int,
+    stage_i: DrFER, stage_ii: DrFER, stage_iii: DrFER, data: FoldData, faces: FaceSet, seed: int
 ) -> dict[str, dict]:
-    """All of it as JSON. Of stage_i both encoders count; stage_ii has its branches, and the fusion module of stage i.
+    """Return leakage, reconstruction errors and transfer errors, as JSON can hold them.
 
-    Transfer needs a source that knows the truth; else its entry stays empty. A licensed database has the other
-    subject's scan instead, but in that subject's own way of the expression: a perfect transfer would miss it.
+    Transfer needs a dataset that knows the truth; else its entry stays empty.
+
+    Args:
+        stage_i: a model of which both encoders count.
+        stage_ii: a model of which both branches count, with the fusion module of stage i.
+        stage_iii: the whole model.
+        data: the fold's scans.
+        faces: the faces that they are from.
+        seed: draws the pairs of subjects between which expressions are transferred.
     """
     subjects = np.array([faces.keys[scan].subject for scan in data.test])
+    labels = data.labels[data.test].cpu().numpy()
     result: dict[str, dict] = {"leakage": {}, "reconstruction, mm": {}, "transfer, mm": {}}
     for stage, model in {"stage i": stage_i, "stage i + ii + iii": stage_iii}.items():
         model.eval()
         result["leakage"][stage] = {
-            f"{name} feature": leakage(
-                _in_batches(branch.encode, data.clouds[data.test]).cpu().numpy(),
-                data.labels[data.test].cpu().numpy(),
-                subjects,
-            )
+            f"{name} feature": leakage(_features(branch, data), labels, subjects)
             for name, branch in (("expression", model.expression), ("identity", model.identity))
         }
     for stage, model in {"stage i + ii": stage_ii, "stage i + ii + iii": stage_iii}.items():
         result["reconstruction, mm"][stage] = reconstruction_errors(model, data, faces)
-        if hasattr(source, "truth"):
-            result["transfer, mm"][stage] = transfer_error(model, data, faces, source, seed)
+        if hasattr(faces.dataset, "truth"):
+            result["transfer, mm"][stage] = transfer_error(model, data, faces, seed)
     return result
 
 
 def reconstruction_errors(
     model: DrFER, data: FoldData, faces: FaceSet
 ) -> dict[str, dict[str, float]]:
-    """Phi_id(F) against the subject's own neutral scan, Phi_exp(F) against the training fold's class mean and both
-    fused against F, the targets of equations (5), (4) and (10); mm, mean over the test scans. Beside: faces that take
-    no network.
+    """Return errors of decoded faces against the targets of equations (5), (4) and (10), in mm.
 
-    A class mean shares vertices with the mean neutral face, and a decoder may learn them by heart: against it the
-    mean neutral face pays for sampling less than a decoder does, and resampled more.
+    "neutralisation" is Phi_id(F) against the subject's own neutral scan, "de-identification" is
+    Phi_exp(F) against the training fold's mean face of the expression, and "fusion" is both fused
+    against F. Each is a mean over the test scans, and stands beside faces that need no network.
+
+    A mean face shares its vertices with the mean neutral face, and a decoder may learn them by
+    heart. So against it the mean neutral face pays less for its sampling than a decoder does, and
+    more once it is resampled.
     """
     clouds, mean_neutral = data.clouds[data.test], data.mean_neutral[None]
     neutral_of = {faces.keys[scan].subject: scan for scan in data.test_neutral}
@@ -85,7 +91,7 @@ def reconstruction_errors(
         "neutralisation": (_in_batches(model.identity, clouds), own, beside),
         "de-identification": (_in_batches(model.expression, clouds), of_class, beside),
         "fusion": (
-            _fused(model, clouds, clouds),
+            fused_faces(model, clouds, clouds),
             clouds,
             {"own neutral scan": own, "mean expression face": of_class},
         ),
@@ -96,27 +102,26 @@ def reconstruction_errors(
     }
 
 
-def transfer_error(
-    model: DrFER, data: FoldData, faces: FaceSet, source, seed: int
-) -> dict[str, float]:
-    """Upsilon(Phi_exp(scan of A), Phi_id(scan of B)) against the generator's own face of B with A's activation; mm,
-    mean over `transfer_pairs`. Beside: B's true neutral, and the training fold's mean face of A's expression.
+def transfer_error(model: DrFER, data: FoldData, faces: FaceSet, seed: int) -> dict[str, float]:
+    """Return the error of carrying an expression from one person to another, in mm.
 
-    The target is the whole true face, densely; the way back counts from where half of the training scans have points.
-    The true neutral bears no error of registration. source: a database that knows the truth.
+    The answer is Upsilon(Phi_exp(scan of A), Phi_id(scan of B)); the target is the generator's own
+    face of B with A's activation. It is a mean over `transfer_pairs`, beside B's true neutral face
+    and the training fold's mean face of A's expression.
+
+    The target is the whole true face, densely; the way from it to the answer counts where at least
+    half of the training scans have points. B's true neutral face bears no error of registration.
     """
     scans, partners = data.test, transfer_pairs(faces.keys, data.test, seed)
     model.eval()
-    fused = _fused(model, data.clouds[scans], data.clouds[partners])
+    fused = fused_faces(model, data.clouds[scans], data.clouds[partners])
     pairs = []
     for scan, partner in zip(scans, partners):
-        activation = source.truth(faces.keys[scan]).activation
-        pairs.append(
-            true_faces(source, faces.keys[partner].subject, np.stack([0 * activation, activation]))
-        )
-    neutral, truth = torch.from_numpy(np.stack(pairs, axis=1) / faces.settings.frame_length).to(
-        fused
-    )
+        activation = faces.dataset.truth(faces.keys[scan]).activation
+        both = np.stack([0 * activation, activation])
+        pairs.append(true_faces(faces.dataset, faces.keys[partner].subject, both))
+    in_frame = np.stack(pairs, axis=1) / faces.settings.frame_length
+    neutral, truth = torch.from_numpy(in_frame).to(fused)
     seen = np.flatnonzero((~faces.missing[data.train]).mean(axis=0) >= 0.5)
     answers = {
         "fused": fused,
@@ -126,28 +131,19 @@ def transfer_error(
     return _errors(answers, truth, truth[:, seen], faces)
 
 
-def _fused(model: DrFER, expressive: Tensor, identities: Tensor) -> Tensor:
-    return _in_batches(
-        lambda a, b: model.fusion(reorder(model.expression(a)), reorder(model.identity(b))),
-        expressive,
-        identities,
-    )
-
-
-def _errors(
-    answers: dict[str, Tensor], target: Tensor, shown: Tensor, faces: FaceSet
-) -> dict[str, float]:
-    """Mean point distance of each kind of answer, and of the target at other points, over the scans; mm."""
-    points = next(iter(answers.values())).shape[1]
-    return {
-        name: point_distance(answer, target, shown).mean().item() * faces.settings.frame_length
-        for name, answer in (answers | {"target, resampled": resampled(shown, points)}).items()
-    }
-
-
 def transfer_pairs(keys: list[ScanKey], scans: np.ndarray, seed: int) -> np.ndarray:
-    """For each of the scans (indices into keys) one of another subject B among them, drawn by the seed, that shows
-    another expression, so that nothing of B with this one is given away."""
+    """Draw for each scan one of another subject that shows another expression.
+
+    So nothing is given away of that subject with the expression that is carried over.
+
+    Args:
+        keys: which scan each is.
+        scans: indices into keys, from which partners are drawn, too.
+        seed: of the draw.
+
+    Returns:
+        The partners, as indices into keys, shape of scans.
+    """
     generator = np.random.default_rng(seed)
 
     def partner(key: ScanKey) -> int:
@@ -160,17 +156,27 @@ def transfer_pairs(keys: list[ScanKey], scans: np.ndarray, seed: int) -> np.ndar
     return np.array([partner(keys[scan]) for scan in scans])
 
 
-def true_faces(source, subject: str, activations: np.ndarray) -> np.ndarray:
-    """A subject's noise-free faces at the template's vertices, (k, 39923, 3), mm, template frame.
+def true_faces(dataset, subject: str, activations: np.ndarray) -> np.ndarray:
+    """Return a subject's noise-free faces at the template's vertices.
 
-    activations: (k, 52), of whichever subject. source: a database that knows the truth.
+    Args:
+        dataset: open faces, which know the truth.
+        subject: whose face it is.
+        activations: strengths of the face units, shape (k, 52).
+
+    Returns:
+        Points in the template's frame, shape (k, 39923, 3), mm.
     """
     head, template = _head(), common_mesh.load()
-    surfaces = head.subdivide(head.pose_face(source.true_neutral(subject), activations))
-    weights = np.column_stack([1 - template.head_place.sum(axis=1), template.head_place])[..., None]
-    return (surfaces[:, head.fine_triangles[template.head_triangle]] * weights).sum(
-        axis=2
-    ) - template.origin
+    surfaces = head.subdivide(head.pose_face(dataset.true_neutral(subject), activations))
+    return _at_template(surfaces, head, template)
+
+
+def _at_template(surfaces: np.ndarray, head, template) -> np.ndarray:
+    corners = surfaces[:, head.fine_triangles[template.head_triangle]]
+    uv = template.head_place
+    barycentric = np.column_stack([1 - uv.sum(axis=1), uv])[..., None]
+    return (corners * barycentric).sum(axis=2) - template.origin
 
 
 @lru_cache(maxsize=1)  # it takes ten seconds
@@ -180,45 +186,81 @@ def _head():
     return HeadGenerator().head
 
 
+def fused_faces(model: DrFER, expressive: Tensor, identities: Tensor) -> Tensor:
+    """Return faces with the expression of one scan and the identity of another.
+
+    Args:
+        model: in evaluation mode.
+        expressive: the scans that give the expression, shape (n, P, 3).
+        identities: the scans that give the identity, shape (n, P, 3).
+
+    Returns:
+        Upsilon(Phi_exp(expressive), Phi_id(identities)), shape (n, P, 3).
+    """
+    return _in_batches(
+        lambda a, b: model.fusion(reorder(model.expression(a)), reorder(model.identity(b))),
+        expressive,
+        identities,
+    )
+
+
 def point_distance(faces: Tensor, targets: Tensor, shown: Tensor) -> Tensor:
-    """Mean point distance (B,), in the unit of faces (B, N, 3) and targets (B, M, 3): over a face's points the mean
-    distance, not squared, to the target's nearest point; over `shown`, the targets' points that a face should cover
-    (B, K, 3), the mean distance to the face's; the mean of both."""
+    """Return the mean point distance of faces from their targets.
+
+    It is the mean of two means: of each of the face's points to the nearest of the target's, and of
+    each of `shown` to the nearest of the face's. Distances are not squared.
+
+    Args:
+        faces: shape (B, N, 3).
+        targets: in the same unit, shape (B, M, 3).
+        shown: the target's points that a face should cover, shape (B, K, 3).
+
+    Returns:
+        Distances in that unit, shape (B,).
+    """
     return (_to_nearest(faces, targets) + _to_nearest(shown, faces)) / 2
 
 
-def _to_nearest(queries: Tensor, points: Tensor) -> Tensor:
-    return (queries - gather(points, nearest(queries, points))).norm(dim=-1).mean(dim=1)
-
-
 def resampled(faces: Tensor, points: int) -> Tensor:
-    """An even sample (B, points, 3) of faces (B, N, 3), N >= points, between their own points: of a random place in
-    each triangle (Delaunay in the frontal plane), those that farthest point sampling takes first."""
+    """Return an even sample of faces at other points than their own.
+
+    A random point is taken in each triangle (Delaunay in the frontal plane), and of those the ones
+    that farthest point sampling chooses.
+
+    Args:
+        faces: shape (B, N, 3) with N >= points.
+        points: how many points the sample has.
+
+    Returns:
+        Points, shape (B, points, 3).
+    """
     samples = []
     for face in faces.cpu().numpy():
         corners = face[Delaunay(face[:, :2]).simplices]
         longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1)
-        corners = corners[
-            longest < 2 * np.median(longest)
-        ]  # neither across the mouth nor along the border
+        corners = corners[longest < 2 * np.median(longest)]  # not across the mouth, nor the border
         weights = np.random.default_rng(0).dirichlet([1, 1, 1], len(corners))
-        places = (corners * weights[..., None]).sum(axis=1)
-        samples.append(places[farthest_point_order(places, points)])
+        candidates = (corners * weights[..., None]).sum(axis=1)
+        samples.append(candidates[farthest_point_order(candidates, points)])
     return torch.from_numpy(np.stack(samples)).to(faces)
-
-
-@torch.no_grad()
-def _in_batches(function, *clouds: Tensor) -> Tensor:
-    return torch.cat([function(*parts) for parts in zip(*(each.split(24) for each in clouds))])
 
 
 def leakage(
     features: np.ndarray, labels: np.ndarray, subjects: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Accuracy in percent, and chance, of linear probes for expression and subject on features (n, d).
+    """Return how well linear probes find expression and subject in features, in percent.
 
-    Logistic regression on standardised features. One group after the other is left out for the test: subjects where
-    the expression is asked for, expressions where the subject is. So neither probe can know a scan by the other.
+    The probes are logistic regressions on standardised features. One group after the other is left
+    out for the test: subjects where the expression is asked for, and expressions where the subject
+    is. So neither probe can know a scan by the other.
+
+    Args:
+        features: shape (n, d).
+        labels: expression of each scan, shape (n,).
+        subjects: subject of each scan, shape (n,).
+
+    Returns:
+        For "expression" and "subject" the "accuracy" and the "chance".
     """
     return {
         "expression": _probe(features, labels, subjects),
@@ -227,11 +269,38 @@ def leakage(
 
 
 def _probe(features: np.ndarray, classes: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=5000))
+    regression = LogisticRegression(C=REGULARISATION, max_iter=5000)
     predicted = cross_val_predict(
-        probe, features.astype(np.float64), classes, groups=groups, cv=LeaveOneGroupOut()
+        make_pipeline(StandardScaler(), regression),
+        features.astype(np.float64),
+        classes,
+        groups=groups,
+        cv=LeaveOneGroupOut(),
     )
+    accuracy = 100 * float(np.mean(predicted == classes))
+    return {"accuracy": accuracy, "chance": 100 / len(np.unique(classes))}
+
+
+def _errors(
+    answers: dict[str, Tensor], target: Tensor, shown: Tensor, faces: FaceSet
+) -> dict[str, float]:
+    """Mean point distance of each answer, and of the target at other points, over the scans; mm."""
+    points = next(iter(answers.values())).shape[1]
+    answers = answers | {"target, resampled": resampled(shown, points)}
     return {
-        "accuracy": 100 * float(np.mean(predicted == classes)),
-        "chance": 100 / len(np.unique(classes)),
+        name: point_distance(answer, target, shown).mean().item() * faces.settings.frame_length
+        for name, answer in answers.items()
     }
+
+
+def _to_nearest(queries: Tensor, points: Tensor) -> Tensor:
+    return (queries - gather(points, nearest(queries, points))).norm(dim=-1).mean(dim=1)
+
+
+def _features(branch, data: FoldData) -> np.ndarray:
+    return _in_batches(branch.encode, data.clouds[data.test]).cpu().numpy()
+
+
+@torch.no_grad()
+def _in_batches(function: Callable[..., Tensor], *clouds: Tensor) -> Tensor:
+    return torch.cat([function(*parts) for parts in zip(*(each.split(24) for each in clouds))])

@@ -1,8 +1,9 @@
-"""Results under the hash of all that determined them: what is there is not done again.
+"""A folder of results under the hash of all that determined them: what is there is not done again.
 
-A result is a folder with one small JSON (the record), one safetensors file (weights or arrays) and the checksums of
-both, written whole or not at all. A training in progress keeps one checkpoint file, likewise. Any number of processes
-may work on a store: whoever makes a result holds its lock.
+A result is a folder with one small JSON (the record), one safetensors file (weights or arrays) and
+the checksums of both. It is written whole or not at all. A training in progress keeps one
+checkpoint file, likewise. Any number of processes may work on a store: whoever makes a result holds
+its lock.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from drfer.common.errors import DrferError
 from drfer.common.files import written_whole
 
 CHECKSUMS = "SHA256SUMS"
-"""as `sha256sum --check` reads them"""
+"""As `sha256sum --check` reads them."""
 
 
 class Store:
-    """Results in a folder. Names are "<stage or measurement>-<hash>"."""
+    """Results in a folder; their names are "<stage or measure>-<hash>"."""
 
     def __init__(self, root: Path) -> None:
+        """Open a store; its folder is made when the first result is saved."""
         self.root = Path(root)
 
     def check_writable(self) -> None:
@@ -40,118 +42,176 @@ class Store:
         (self.root / ".writable").unlink(missing_ok=True)  # another process may try the same
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict] | None:
-        """Tensors and record of a finished result; None if it is not there. A damaged one is said and removed."""
+        """Return tensors and record of a finished result, or None if it is not there.
+
+        A damaged result is reported and removed, since it can be made again.
+
+        Raises:
+            DrferError: the files cannot be read, which says nothing against the result.
+        """
         files = self._read(name, "weights.safetensors", "record.json")
         return files and (tensors_of(files[0]), json.loads(files[1]))
 
     def record(self, name: str) -> dict | None:
-        """The record alone, which is quick."""
+        """Return the record alone, which is quick."""
         files = self._read(name, "record.json")
         return files and json.loads(files[0])
 
-    def _read(self, name: str, *wanted: str) -> list[bytes] | None:
-        folder = self.root / name
-        if not folder.exists():
-            return None
-        try:
-            sums = dict(
-                reversed(line.split()) for line in (folder / CHECKSUMS).read_text().splitlines()
-            )
-            files = [(folder / file).read_bytes() for file in wanted]
-            for file, content in zip(wanted, files):
-                if hashlib.sha256(content).hexdigest() != sums[file]:
-                    raise ValueError(f"{file} is not what was written")
-            return files
-        except (FileNotFoundError, ValueError, KeyError) as error:
-            print(f"{folder} is damaged ({error}); it is made again")
-            shutil.rmtree(folder, ignore_errors=True)
-            return None
-        except OSError as error:  # which says nothing against the result
-            raise DrferError(f"cannot read {folder}: {error.strerror}; make it readable") from None
-
     def save(self, name: str, tensors: dict[str, Tensor], record: dict) -> None:
-        """Store a finished result and drop its checkpoint. Raises DrferError if the folder cannot be written."""
+        """Store a finished result, and drop its checkpoint.
+
+        Raises:
+            DrferError: the folder cannot be written.
+        """
         files = {"weights.safetensors": _bytes(tensors), "record.json": json.dumps(record).encode()}
-        sums = "".join(
-            f"{hashlib.sha256(content).hexdigest()}  {file}\n" for file, content in files.items()
-        )
+        sums = [f"{_digest(content)}  {file}\n" for file, content in files.items()]
+        files[CHECKSUMS] = "".join(sums).encode()
         with written_whole(self.root / name) as folder:
             folder.mkdir()
-            for file, content in {**files, CHECKSUMS: sums.encode()}.items():
+            for file, content in files.items():
                 (folder / file).write_bytes(content)
-        for left in (self._checkpoint(name), self.failure(name)):
-            left.unlink(missing_ok=True)
+        for left in (self._checkpoint(name), self._failure(name)):
+            _remove(left)
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict] | None:
-        """State of an interrupted training, as `save_checkpoint` got it; None if there is none. A damaged one is
-        said and removed."""
+        """Return the state of an interrupted training as `save_checkpoint` got it, or None.
+
+        A damaged checkpoint is reported and removed; the stage then starts from its beginning.
+        """
         path = self._checkpoint(name)
-        if not path.exists():
-            return None
         try:
             digest, rest, content = path.read_bytes().split(b"\n", 2)
-            if hashlib.sha256(rest + content).hexdigest().encode() != digest:
-                raise ValueError("not what was written")
+            if _digest(rest + content).encode() != digest:
+                raise ValueError("it is not what was written")
             return tensors_of(content), json.loads(rest)
-        except (ValueError, SafetensorError) as error:
-            print(f"{path} is damaged ({error}); the stage starts anew")
-            path.unlink()
+        except FileNotFoundError:
             return None
+        except (ValueError, SafetensorError, IsADirectoryError) as error:
+            print(f"{path} is damaged ({error}); the stage starts from its beginning")
+            _remove(path)
+            return None
+        except OSError as error:
+            raise DrferError(f"cannot read {path}: {error.strerror}; make it readable") from None
 
     def save_checkpoint(self, name: str, tensors: dict[str, Tensor], rest: dict) -> None:
-        """One file: a checksum, the rest as a line of JSON, the tensors."""
-        rest, content = json.dumps(rest).encode(), _bytes(tensors)
+        """Write the state of a training as one file: a checksum, a line of JSON, the tensors."""
+        line, content = json.dumps(rest).encode(), _bytes(tensors)
         with written_whole(self._checkpoint(name)) as target:
-            target.write_bytes(
-                hashlib.sha256(rest + content).hexdigest().encode() + b"\n" + rest + b"\n" + content
-            )
+            target.write_bytes(b"\n".join([_digest(line + content).encode(), line, content]))
 
-    def _checkpoint(self, name: str) -> Path:
-        return self.root / f"{name}.checkpoint"
+    def failure(self, name: str) -> str | None:
+        """Return why a job failed, or None if it did not."""
+        try:
+            return self._failure(name).read_text(errors="replace").strip() or "no reason is kept"
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return f"the reason cannot be read ({error.strerror})"
 
-    def failure(self, name: str) -> Path:
-        """Where it stands why a job failed."""
-        return self.root / f"{name}.failed"
+    def save_failure(self, name: str, reason: str) -> None:
+        """Keep why a job failed; a full disk cannot, and the job has failed all the same."""
+        try:
+            _remove(self._failure(name))
+            with written_whole(self._failure(name)) as target:
+                target.write_text(reason)
+        except DrferError as error:
+            print(f"the reason is not kept: {error}")
+
+    def forget_failure(self, name: str) -> None:
+        """Remove the reason of an earlier failure, before a new attempt."""
+        _remove(self._failure(name))
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a result's lock, so that no other process makes it at the same time; waits for one that does. The
-        system lets go of it if the process dies."""
+        """Hold a result's lock, so that no other process makes it at the same time.
+
+        Waits for a process that holds it. The system lets go of a lock if its process dies.
+        """
         lock = self._lock(name)
         try:
             lock.acquire(timeout=0.5)
         except Timeout:
-            print(f"{name}: another process is at it; waiting")
+            print(f"{name}: another process is making it; waiting")
             lock.acquire()
+        except OSError as error:
+            raise _cannot_write(self.root, error) from None
         try:
             yield
         finally:
             lock.release()
 
     def is_locked(self, name: str) -> bool:
-        """Whether some process is making a result."""
+        """Return whether some process is making a result."""
         path = self.root / "locks" / name
-        return path.exists() and _is_held(path)
+        if not path.exists():
+            return False
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # a store that can only be read: then nobody here is making anything
+            return False
+        lock.release()
+        return False
+
+    def _read(self, name: str, *wanted: str) -> list[bytes] | None:
+        folder = self.root / name
+        if not folder.exists():
+            return None
+        try:
+            lines = (folder / CHECKSUMS).read_text().splitlines()
+            sums = dict(reversed(line.split()) for line in lines)
+            files = [(folder / file).read_bytes() for file in wanted]
+            for file, content in zip(wanted, files):
+                if _digest(content) != sums[file]:
+                    raise ValueError(f"{file} is not what was written")
+            return files
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            IsADirectoryError,
+            ValueError,
+            KeyError,
+        ) as error:
+            print(f"{folder} is damaged ({error}); it is made again")
+            _remove(folder)
+            return None
+        except OSError as error:
+            raise DrferError(f"cannot read {folder}: {error.strerror}; make it readable") from None
+
+    def _checkpoint(self, name: str) -> Path:
+        return self.root / f"{name}.checkpoint"
+
+    def _failure(self, name: str) -> Path:
+        return self.root / f"{name}.failed"
 
     def _lock(self, name: str) -> FileLock:
         folder = self.root / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DrferError(
-                f"cannot write to {self.root}: {error.strerror}; choose another folder"
-            ) from None
+            raise _cannot_write(self.root, error) from None
         return FileLock(folder / name)
 
 
-def _is_held(path: Path) -> bool:
-    lock = FileLock(path)
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there and may be removed."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DrferError(f"cannot remove {path}: {error.strerror}; remove it yourself") from None
+
+
+def _cannot_write(root: Path, error: OSError) -> DrferError:
+    return DrferError(f"cannot write to {root}: {error.strerror}; choose another folder")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _bytes(tensors: dict[str, Tensor]) -> bytes:

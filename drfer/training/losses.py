@@ -1,6 +1,8 @@
-"""The losses, each under the paper's number; a scalar unless the docstring says otherwise.
+"""The losses, each with its formula and the paper's number for it.
 
-The stages' sums, equations (7), (8) and (10), are put together from these in `stages.py`.
+The stages' sums, equations (7), (8) and (10), are put together from these in `stages`.
+
+Built in notebooks 03 (equations 1 to 3), 04 (4 to 6), 05 (9) and 07 (KL and JS).
 """
 
 from __future__ import annotations
@@ -13,38 +15,80 @@ from drfer.common.errors import ShapeError
 from drfer.models.points import gather, nearest
 
 MARGIN = 0.3
-"""alpha of equation (6)"""
+"""alpha in equation (6), the paper's value."""
 FUSION_WEIGHT = 0.1
-"""lambda of equation (10)"""
+"""lambda in equation (10), the paper's value."""
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Equations (1) and (2): cross-entropy of logits (B, classes) against labels (B,)."""
+    """Cross-entropy of predicted classes: equation (1) for expressions, (2) for subjects.
+
+        l_CE(z, c) = -log( exp(z_c) / sum_k exp(z_k) )
+
+    Args:
+        logits: z, shape (B, classes).
+        labels: the true classes c, shape (B,), int64.
+
+    Returns:
+        The mean over the batch, a scalar.
+
+    Built in notebook 03.
+    """
     return cross_entropy(logits, labels)
 
 
 def chamfer_distance(a: Tensor, b: Tensor, reduction: str = "sum") -> Tensor:
-    """Squared chamfer distance d_CD between point sets, one value a pair (Fan et al. 2017, eq. 1).
+    """Squared chamfer distance between point sets (Fan et al. 2017, equation 1), one for each pair.
 
-    a: (B, N, 3), b: (B, M, 3), same unit u. Returns (B,), in u^2: squared distance to the nearest neighbour, summed
-    ("sum") or averaged ("mean") over the points of each set, both directions added. Raises ShapeError if B or the
-    last axis differ.
+        d_CD(A, B) = sum_{x in A} min_{y in B} ||x - y||^2 + sum_{y in B} min_{x in A} ||x - y||^2
+
+    Args:
+        a: points, shape (B, N, 3), in any length unit u.
+        b: points, shape (B, M, 3), in the same unit.
+        reduction: "sum" over each set's points, as in the formula, or their "mean".
+
+    Returns:
+        Distances, shape (B,), in u^2.
+
+    Raises:
+        ShapeError: the batch sizes differ, or a cloud does not have the shape (B, N, 3).
+        ValueError: there is no such reduction.
+
+    Built in notebook 04.
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction is 'sum' or 'mean', not {reduction!r}")
-    # the neighbour is constant almost everywhere: only the distance to it needs a gradient
-    a_to_b, b_to_a = nearest(a, b), nearest(b, a)
-    there, back = (
-        (a - gather(b, a_to_b)).square().sum(dim=-1),
-        (b - gather(a, b_to_a)).square().sum(dim=-1),
-    )
+    # which point is nearest is constant almost everywhere: only the distance to it has a gradient
+    nearest_in_b = gather(b, nearest(a, b))
+    nearest_in_a = gather(a, nearest(b, a))
+    from_a = (a - nearest_in_b).square().sum(dim=-1)
+    from_b = (b - nearest_in_a).square().sum(dim=-1)
     if reduction == "sum":
-        return there.sum(dim=1) + back.sum(dim=1)
-    return there.mean(dim=1) + back.mean(dim=1)
+        return from_a.sum(dim=1) + from_b.sum(dim=1)
+    return from_a.mean(dim=1) + from_b.mean(dim=1)
 
 
 def reconstruction_loss(face: Tensor, target: Tensor, reduction: str = "sum") -> Tensor:
-    """Equations (3), (4) and (5): chamfer distance of faces (B, N, 3) to their targets (B, M, 3), batch mean."""
+    """Chamfer distance of decoded faces to their targets: equations (3), (4) and (5).
+
+        (3)  L_rec^ori = d_CD(Upsilon(...), F)       the fused face should be the scan
+        (4)  L_rec^exp = d_CD(F_exp, F^mean_C)       the de-identified face, the class's mean face
+        (5)  L_rec^id  = d_CD(F_id, F^P_neu)         the de-expressed face, the subject's neutral
+
+    Args:
+        face: decoded faces, shape (B, N, 3), frame units.
+        target: target faces, shape (B, M, 3), frame units.
+        reduction: "sum" or "mean" over points, as in `chamfer_distance`.
+
+    Returns:
+        The mean over the batch, a scalar, in squared frame units.
+
+    Raises:
+        ShapeError: the batch sizes differ, or a face does not have the shape (B, N, 3).
+        ValueError: there is no such reduction.
+
+    Built in notebooks 03 and 04.
+    """
     return chamfer_distance(face, target, reduction).mean()
 
 
@@ -55,11 +99,29 @@ def triplet_loss(
     mining: str = "semi-hard",
     normalised: bool = True,
 ) -> Tensor:
-    """Equation (6) over the triplets mined in a batch (Schroff et al. 2015, section 3.2).
+    """Triplet loss, equation (6), over triplets that are found in the batch.
 
-    features: (B, d), labels: (B,). Every ordered pair of one class is anchor and positive; mining chooses the
-    negative: "semi-hard" the nearest one that is farther than the positive, where there is one, else the farthest;
-    "hard" the nearest; "all" every one. Mean over triplets; 0 if the batch holds no triplet.
+        L_tri = max( ||R_A - R_P||^2 - ||R_A - R_N||^2 + alpha, 0 )
+
+    Every ordered pair of two scans of one class is an anchor A and a positive P. Which scans of
+    other classes are its negatives N is called mining (Schroff et al. 2015, section 3.2).
+
+    Args:
+        features: R, shape (B, d).
+        labels: classes, shape (B,).
+        margin: alpha, in squared units of the features.
+        mining: "semi-hard" takes the nearest negative that is farther away than the positive, or
+            the farthest one if none is; "hard" takes the nearest; "all" takes every negative.
+        normalised: whether features are first brought to length 1.
+
+    Returns:
+        The mean over the triplets, a scalar; 0 if the batch holds none.
+
+    Raises:
+        ShapeError: features and labels do not have the shapes (B, d) and (B,).
+        ValueError: there is no such mining.
+
+    Built in notebook 04.
     """
     if features.dim() != 2 or labels.shape != features.shape[:1]:
         raise ShapeError(
@@ -68,31 +130,30 @@ def triplet_loss(
     if normalised:
         features = normalize(features, dim=1)
     distance = (features[:, None] - features[None]).square().sum(dim=-1)
-    same = labels[:, None] == labels[None]
-    anchor, positive = (
-        same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    ).nonzero(as_tuple=True)
-    is_negative = ~same[anchor]
+    same_class = labels[:, None] == labels[None]
+    same_scan = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    anchor, positive = (same_class & ~same_scan).nonzero(as_tuple=True)
+    is_negative = ~same_class[anchor]
     if not is_negative.any():
         return features.sum() * 0.0
-    to_positive, to_negatives = distance[anchor, positive], distance[anchor]
+    to_positive = distance[anchor, positive]
+    to_others = distance[anchor]
     if mining == "all":
-        return (to_positive[:, None] - to_negatives + margin).relu()[is_negative].mean()
-    return (
-        (to_positive - _mined(to_positive, to_negatives, is_negative, mining) + margin)
-        .relu()
-        .mean()
-    )
+        return (to_positive[:, None] - to_others + margin).relu()[is_negative].mean()
+    to_negative = _mined(to_positive, to_others, is_negative, mining)
+    return (to_positive - to_negative + margin).relu().mean()
 
 
-def _mined(to_positive: Tensor, to_negatives: Tensor, is_negative: Tensor, mining: str) -> Tensor:
-    far = to_negatives.masked_fill(~is_negative, float("inf"))
+def _mined(to_positive: Tensor, to_others: Tensor, is_negative: Tensor, mining: str) -> Tensor:
+    """Return the distance to the negative that mining chooses, for each anchor and positive."""
+    to_negatives = to_others.masked_fill(~is_negative, float("inf"))
     if mining == "hard":
-        return far.amin(dim=1)
+        return to_negatives.amin(dim=1)
     if mining != "semi-hard":
         raise ValueError(f"mining is 'semi-hard', 'hard' or 'all', not {mining!r}")
-    beyond = far.masked_fill(to_negatives <= to_positive[:, None], float("inf")).amin(dim=1)
-    farthest = to_negatives.masked_fill(~is_negative, -1).amax(dim=1)
+    is_nearer = to_others <= to_positive[:, None]
+    beyond = to_negatives.masked_fill(is_nearer, float("inf")).amin(dim=1)
+    farthest = to_others.masked_fill(~is_negative, -1).amax(dim=1)
     return torch.where(beyond.isinf(), farthest, beyond)
 
 
@@ -102,22 +163,66 @@ def cross_over_loss(
     mean_neutral: Tensor,
     reduction: str = "sum",
 ) -> Tensor:
-    """Equation (9): both streams' second faces (B, P, 3) against the mean neutral face (B, P, 3)."""
-    return reconstruction_loss(
-        identity_of_expression, mean_neutral, reduction
-    ) + reconstruction_loss(expression_of_identity, mean_neutral, reduction)
+    """Cross-over loss, equation (9): what went through both branches should be the mean neutral face.
+
+        L_rec^dis = d_CD(F_exp_id, F^mean_neu) + d_CD(F_id_exp, F^mean_neu)
+
+    Args:
+        identity_of_expression: F_exp_id = Phi_id(F_exp), shape (B, N, 3), frame units.
+        expression_of_identity: F_id_exp = Phi_exp(F_id), shape (B, N, 3), frame units.
+        mean_neutral: F^mean_neu for each scan, shape (B, M, 3), frame units.
+        reduction: "sum" or "mean" over points, as in `chamfer_distance`.
+
+    Returns:
+        The mean over the batch, a scalar, in squared frame units.
+
+    Raises:
+        ShapeError: the batch sizes differ, or a face does not have the shape (B, N, 3).
+        ValueError: there is no such reduction.
+
+    Built in notebook 05.
+    """
+    of_expression_stream = reconstruction_loss(identity_of_expression, mean_neutral, reduction)
+    of_identity_stream = reconstruction_loss(expression_of_identity, mean_neutral, reduction)
+    return of_expression_stream + of_identity_stream
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)), (B, d) each: summed over the feature, batch mean (ablation "w/ L_KL")."""
+    """Kullback-Leibler divergence of a Gaussian feature from N(0, 1), for the ablation "w/ L_KL".
+
+        KL( N(m, s^2) || N(0, 1) ) = 1/2 sum_k ( s_k^2 + m_k^2 - 1 - log s_k^2 )
+
+    Args:
+        mean: m, shape (B, d).
+        log_variance: log s^2, shape (B, d).
+
+    Returns:
+        The mean over the batch, a scalar.
+
+    Built in notebook 07.
+    """
     return 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance).sum(dim=1).mean()
 
 
 def js_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Geometric Jensen-Shannon divergence of N(mean, variance) and N(0, 1), (B, d) each, batch mean.
+    """Geometric Jensen-Shannon divergence of a Gaussian feature from N(0, 1), for "w/ L_JS".
 
-    Half KL to the normalised geometric mean of the two densities from either side, which is Gaussian again, so
-    that the form is closed (Deasy et al. 2020, eq. 7, alpha = 1/2; ablation "w/ L_JS").
+        JS = 1/2 KL( N(m, s^2) || G ) + 1/2 KL( N(0, 1) || G ),
+
+    where G is the normalised geometric mean of the two densities. G is Gaussian again, with
+
+        variance  v = 2 / (1 / s^2 + 1)  and  mean  m v / (2 s^2),
+
+    so that the formula is closed (Deasy et al. 2020, equation 7, with alpha = 1/2).
+
+    Args:
+        mean: m, shape (B, d).
+        log_variance: log s^2, shape (B, d).
+
+    Returns:
+        The sum over the feature's d numbers and mean over the batch, a scalar.
+
+    Built in notebook 07.
     """
     variance = log_variance.exp()
     middle_variance = 2 / (1 / variance + 1)
@@ -125,9 +230,8 @@ def js_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     def kl_to_middle(from_mean: Tensor, from_variance: Tensor) -> Tensor:
         ratio = from_variance / middle_variance
-        return 0.5 * (
-            ratio + (middle_mean - from_mean).square() / middle_variance - 1 - ratio.log()
-        )
+        distance = (middle_mean - from_mean).square() / middle_variance
+        return 0.5 * (ratio + distance - 1 - ratio.log())
 
     standard = kl_to_middle(torch.zeros_like(mean), torch.ones_like(variance))
     return 0.5 * (kl_to_middle(mean, variance) + standard).sum(dim=1).mean()

@@ -1,212 +1,115 @@
-"""The three training stages (section III.C): each turns data and starting weights into weights and a record.
+"""The training stages (section III.C): each describes itself, and the list at the end is all there is.
 
-A stage's random numbers come from its seed and the number of its epoch alone. So a training that was killed
-and resumed from its last checkpoint ends with the very weights of one that was not.
+A stage says which parts of the model it trains, by which loss, from which earlier stages' weights,
+how long, and which settings its result depends on. To add a stage, add an entry to `STAGES`.
+
+Losses built in notebooks 03 (stage i), 04 (stage ii) and 05 (stage iii).
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from drfer.common.device import autocast, device, fork_rng
-from drfer.common.errors import DrferError
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.models.drfer import DrFER
-from drfer.preprocessing.faceset import FaceSet, mean_face
-from drfer.preprocessing.head_pose import PosedFaces
 from drfer.training import losses
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random input dropout and random scale, drawn anew for each scan in each epoch (section IV.B)."""
-
-    largest_dropout: float = 0.5
-    """share of points dropped: uniform up to this (0.875 in PointNet++'s published code)"""
-    scale: tuple[float, float] = (0.95, 1.05)
-    """uniform factor, of about what heads differ in size. Targets are scaled alike: equations (3)-(9) hold for a face of
-    any size, and an unscaled target would ask the network to undo what it cannot know. So a decoder must also say the
-    factor: with 0.8 to 1.25, as in PointNet++'s published code, that was most of its error"""
-
-
-@dataclass(frozen=True)
-class Training:
-    """How one stage trains: Adam; the last epoch counts."""
-
-    epochs: int
-    learning_rate: float
-    batch_size: int
-    final_rate: float = 1.0
-    """learning rate of the last epoch as a share of the first, by a cosine between; 1: constant"""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    augmentation: Augmentation = Augmentation()
+from drfer.training.data import Augmentation, Batch
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Which terms stages ii and iii have, and their readings. Defaults are the paper's model."""
+    """Which terms the losses of the stages have, and how they are read where the paper is silent.
+
+    The defaults are the paper's model.
+    """
 
     triplet: bool = True
+    """Whether the triplet loss, equation (6), is there."""
     classification: bool = True
+    """Whether stages ii and iii keep the classification loss, equation (1)."""
     divergence: str = ""
-    """"" or "kl" or "js", on the Gaussian feature"""
+    """"kl" or "js" for the ablations with a divergence of the Gaussian feature, else empty."""
     divergence_weight: float = 0.001
+    """Factor of that divergence."""
     margin: float = losses.MARGIN
+    """alpha in equation (6)."""
     mining: str = "semi-hard"
+    """Which negatives the triplet loss takes: "semi-hard", "hard" or "all"."""
     normalised: bool = True
+    """Whether features are brought to length 1 before the triplet loss."""
     reduction: str = "sum"
+    """Whether the chamfer distance takes the "sum" over points or their "mean"."""
     fusion: bool = True
+    """Whether stage iii has the fusion module's term, equation (3)."""
     fusion_weight: float = losses.FUSION_WEIGHT
+    """lambda in equation (10)."""
     count_decoded: bool = False
-    """whether batch norm's running statistics follow the decoded faces of the cross-over too, and not scans alone"""
+    """Whether batch norm's running statistics also follow the decoded faces of the cross-over."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Scans of one step. cloud (B, P, 3): augmented, what the encoders see; whole: the same without dropout, frontal;
-    expression, subject: labels (B,); mean_expression, own_neutral, mean_neutral: targets (B, P, 3), scaled as the scan."""
+class Schedule:
+    """How one stage is trained: by Adam, and the last epoch's weights count."""
 
-    cloud: Tensor
-    whole: Tensor
-    expression: Tensor
-    subject: Tensor
-    mean_expression: Tensor
-    own_neutral: Tensor
-    mean_neutral: Tensor
+    learning_rate: float
+    """Of the first epoch."""
+    batch_size: int
+    """Scans a step."""
+    final_rate: float = 1.0
+    """Share of the learning rate in the last epoch; a cosine lies between, and 1 keeps it constant."""
+    epochs: int = 1
+    """How often all training scans are gone through."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of Adam."""
+    weight_decay: float = 0.0
+    """Of Adam."""
+    augmentation: Augmentation = Augmentation()
+    """How the input is changed at random."""
 
-
-class FoldData:
-    """A fold's training scans with their targets, and its test scans, on the training device.
-
-    subjects: of the fold, all of the faces' unless given; those who are not tested are trained on, and mean faces are
-    over them only. Clouds: (n, P, 3) in frame units, farthest-point order. `train`, `test`, `test_neutral`: indices into
-    the faces' keys. Where `turned` gives the scans in many poses, each training input is drawn from them; all targets
-    stay frontal and whole.
-    """
-
-    def __init__(
-        self,
-        faces: FaceSet,
-        test_subjects: list[str],
-        points: int,
-        turned: PosedFaces | None = None,
-        subjects: list[str] | None = None,
-    ) -> None:
-        keys = faces.keys
-        self.subjects = sorted(set(subjects or faces.subjects) - set(test_subjects))
-        is_test, is_train = (
-            np.array([key.subject in some for key in keys])
-            for some in (test_subjects, self.subjects)
-        )
-        is_neutral = np.array([key.expression == NEUTRAL for key in keys])
-        label = np.array(
-            [
-                -1 if neutral else EXPRESSIONS.index(key.expression)
-                for key, neutral in zip(keys, is_neutral)
-            ]
-        )
-        number = np.array(
-            [
-                self.subjects.index(key.subject) if key.subject in self.subjects else -1
-                for key in keys
-            ]
-        )
-        self.train = np.flatnonzero(is_train & ~is_neutral)
-        self.test = np.flatnonzero(is_test & ~is_neutral)
-        self.test_neutral = np.flatnonzero(is_test & is_neutral)
-
-        def on_device(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device())
-
-        clouds = faces.clouds[:, :points]
-        neutrals = np.flatnonzero(is_train & is_neutral)
-        if sorted(number[neutrals]) != list(range(len(self.subjects))):
-            raise DrferError(
-                "every training subject needs exactly one neutral scan, as the identity branch's target"
-            )
-        self.clouds, self.labels = on_device(clouds), on_device(label)
-        self.subject_numbers = on_device(number)
-        self.turned = None
-        if turned is not None:
-            place = {key: number for number, key in enumerate(turned.keys)}
-            self.place_in_turned = torch.tensor([place.get(key, -1) for key in keys])
-            self.turned = torch.from_numpy(turned.clouds)[:, :, :points]
-        self.own_neutral = on_device(clouds[neutrals[np.argsort(number[neutrals])]])
-        of_class = [
-            mean_face(faces, self.train[label[self.train] == c], points)
-            for c in range(len(EXPRESSIONS))
-        ]
-        self.mean_expression = on_device(np.stack(of_class))
-        self.mean_neutral = on_device(mean_face(faces, neutrals, points))
-
-    def batches(self, training: Training, generator: torch.Generator):
-        """The training scans of one epoch in random order, augmented; a last batch of one scan is left out."""
-        order = torch.from_numpy(self.train)[torch.randperm(len(self.train), generator=generator)]
-        for members in order.split(training.batch_size):
-            if len(members) > 1:  # batch statistics need two
-                yield self._batch(members.to(self.clouds.device), training.augmentation, generator)
-
-    def _batch(
-        self, members: Tensor, augmentation: Augmentation, generator: torch.Generator
-    ) -> Batch:
-        whole, subject = self.clouds[members], self.subject_numbers[members]
-        low, high = augmentation.scale
-        scale = (torch.rand(len(members), 1, 1, generator=generator) * (high - low) + low).to(
-            whole.device
-        )
-        expression = self.labels[members]
-        whole = whole * scale
-        seen = whole if self.turned is None else self._in_any_pose(members, generator) * scale
-        return Batch(
-            cloud=drop_points(seen, augmentation.largest_dropout, generator),
-            whole=whole,
-            expression=expression,
-            subject=subject,
-            mean_expression=self.mean_expression[expression] * scale,
-            own_neutral=self.own_neutral[subject] * scale,
-            mean_neutral=self.mean_neutral * scale,
-        )
-
-    def _in_any_pose(self, members: Tensor, generator: torch.Generator) -> Tensor:
-        pose = torch.randint(self.turned.shape[1], (len(members),), generator=generator)
-        return self.turned[self.place_in_turned[members.cpu()], pose].to(members.device)
+    def learning_rate_at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        progress = epoch / max(self.epochs - 1, 1)
+        decay = (1 + math.cos(math.pi * progress)) / 2
+        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * decay)
 
 
-def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator) -> Tensor:
-    """Input dropout of PointNet++: a random share of each cloud (B, P, 3) becomes copies of its first point.
-
-    The points that stay move to the front in their order, so that a slice is still an even sample.
-    """
-    batch, points, _ = clouds.shape
-    share = torch.rand(batch, 1, generator=generator) * largest_share
-    dropped = torch.rand(batch, points, generator=generator) < share
-    dropped[:, 0] = False
-    order = dropped.to(torch.uint8).argsort(dim=1, stable=True)
-    order = torch.where(dropped.gather(1, order), 0, order).to(clouds.device)
-    return clouds.gather(1, order[..., None].expand(-1, -1, 3))
+Loss = Callable[[DrFER, LossSettings, Batch], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: which modules it changes, and `loss`: named terms, whose sum is minimised."""
+    """One training, described whole."""
 
     name: str
+    """Its short name, as in the store: "ii-expression"."""
     title: str
-    trained: tuple[str, ...]
-    """names of the model's parts whose weights it changes"""
-    loss: Callable[[DrFER, LossSettings, Batch], dict[str, Tensor]]
+    """Its name in progress bars and figures."""
+    equation: str
+    """What it minimises, by the paper's number."""
+    trains: tuple[str, ...]
+    """Names of the model's parts whose weights it changes, as in `model.get_submodule`."""
+    parents: tuple[str, ...]
+    """The stages whose weights it starts from."""
+    loss: Loss
+    """Gives named terms; their sum is minimised."""
+    schedule: Schedule
+    """The paper's learning rate and batch size."""
+    epochs: Mapping[str, int]
+    """How many epochs, by the length that a preset asks for: "full" or "smoke"."""
+    reads: frozenset[str] = frozenset()
+    """The switches of `ModelSizes` and the fields of `LossSettings` that its result depends on.
+    Runs that differ only in others share this stage's result."""
     fresh: tuple[str, ...] = ()
-    """those of the parts that do not start from an earlier stage's weights"""
-    version: int = 3
-    """raised when its result could come out differently: stored results of another version are not reused"""
+    """Parts that do not start from an earlier stage's weights, but untrained."""
+    tested: bool = False
+    """Whether the expression branch is tested on the test subjects afterwards."""
+    version: int = 1
+    """Is raised when its result may come out differently, so that stored results of before are not
+    taken for those of today."""
 
 
 def _stage_i_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
@@ -222,15 +125,28 @@ def _stage_i_identity(model: DrFER, settings: LossSettings, batch: Batch) -> dic
 
 
 def _stage_i_fusion(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
-    """Equation (3): the mean face of the expression and the subject's neutral make the scan."""
+    """Equation (3): the mean face of the expression and the subject's neutral face make the scan."""
     fused = model.fusion(batch.mean_expression, batch.own_neutral)
     return {"reconstruction": losses.reconstruction_loss(fused, batch.whole, settings.reduction)}
 
 
+def _stage_ii_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
+    """Equation (7)."""
+    feature, mean, log_variance = model.expression.encode_distribution(batch.cloud)
+    face = model.expression.decoder(feature)
+    return _expression_terms(model, settings, batch, face, feature, mean, log_variance)
+
+
 def _expression_terms(
-    model: DrFER, settings: LossSettings, batch: Batch, face, feature, mean, log_variance
-) -> dict:
-    """The terms of equation (7) that the settings leave in, and the divergence of the ablations."""
+    model: DrFER,
+    settings: LossSettings,
+    batch: Batch,
+    face: Tensor,
+    feature: Tensor,
+    mean: Tensor | None,
+    log_variance: Tensor | None,
+) -> dict[str, Tensor]:
+    """Equations (4), (6) and (1) as far as the settings keep them, and the ablations' divergence."""
     terms = {
         "reconstruction exp": losses.reconstruction_loss(
             face, batch.mean_expression, settings.reduction
@@ -249,19 +165,11 @@ def _expression_terms(
     return terms
 
 
-def _stage_ii_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
-    """Equation (7)."""
-    feature, mean, log_variance = model.expression.encode_distribution(batch.cloud)
-    face = model.expression.decoder(feature)
-    return _expression_terms(model, settings, batch, face, feature, mean, log_variance)
-
-
 def _stage_ii_identity(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (8)."""
     face = model.identity(batch.cloud)
-    return {
-        "reconstruction id": losses.reconstruction_loss(face, batch.own_neutral, settings.reduction)
-    }
+    loss = losses.reconstruction_loss(face, batch.own_neutral, settings.reduction)
+    return {"reconstruction id": loss}
 
 
 def _stage_iii(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
@@ -286,173 +194,143 @@ def _stage_iii(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, 
         settings.reduction,
     )
     if settings.fusion:
-        terms["fusion"] = settings.fusion_weight * losses.reconstruction_loss(
-            out.fused_face, batch.whole, settings.reduction
-        )
+        fused = losses.reconstruction_loss(out.fused_face, batch.whole, settings.reduction)
+        terms["fusion"] = settings.fusion_weight * fused
     return terms
 
 
 def _head(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
-    """Equation (1) for the classifier alone: how much a feature that was trained without it tells of the expression."""
+    """Equation (1) for the classifier alone, on a feature that stays as it is."""
     with torch.no_grad():
         feature = model.expression.encode(batch.cloud)
-    return {
-        "classification": losses.classification_loss(
-            model.expression.classifier(feature).float(), batch.expression
-        )
+    logits = model.expression.classifier(feature).float()
+    return {"classification": losses.classification_loss(logits, batch.expression)}
+
+
+_CLASSIFIED = ("expression.encoder", "expression.classifier")
+_SWITCHES = frozenset({"skips", "gaussian_feature"})
+_EXPRESSION_TERMS = frozenset(
+    {
+        "triplet",
+        "classification",
+        "divergence",
+        "divergence_weight",
+        "margin",
+        "mining",
+        "normalised",
+        "reduction",
     }
+)
 
+_STAGE_I = Schedule(learning_rate=1e-3, batch_size=24, final_rate=0.01)
+_STAGE_II = Schedule(learning_rate=1e-4, batch_size=24)
+_STAGE_III = Schedule(learning_rate=1e-5, batch_size=16)
+"""The paper's rates and batch sizes (section IV.B). It calls stage i's rate "initial", so that one
+decays; the later stages fine-tune at a constant rate."""
 
-_CLASSIFICATION = ("expression.encoder", "expression.classifier")
-_WHOLE = ("expression", "identity.encoder", "identity.decoder", "fusion")
+_ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at the end
+    Stage(
+        name="i-expression",
+        title="stage i: expression",
+        equation="(1)",
+        trains=_CLASSIFIED,
+        parents=(),
+        loss=_stage_i_expression,
+        schedule=_STAGE_I,
+        epochs={"full": 60, "smoke": 3},
+        tested=True,
+    ),
+    Stage(
+        name="i-identity",
+        title="stage i: identity",
+        equation="(2)",
+        trains=("identity.encoder", "identity.classifier"),
+        parents=(),
+        loss=_stage_i_identity,
+        schedule=_STAGE_I,
+        epochs={"full": 30, "smoke": 2},
+    ),
+    Stage(
+        name="i-fusion",
+        title="stage i: fusion",
+        equation="(3)",
+        trains=("fusion",),
+        parents=(),
+        loss=_stage_i_fusion,
+        schedule=_STAGE_I,
+        epochs={"full": 20, "smoke": 2},
+        reads=frozenset({"skips", "reduction"}),
+    ),
+    Stage(
+        name="ii-expression",
+        title="stage ii: expression",
+        equation="(7)",
+        trains=("expression",),
+        parents=("i-expression",),
+        loss=_stage_ii_expression,
+        schedule=_STAGE_II,
+        epochs={"full": 30, "smoke": 2},
+        reads=_EXPRESSION_TERMS | {"gaussian_feature"},
+        tested=True,
+    ),
+    Stage(
+        name="ii-identity",
+        title="stage ii: identity",
+        equation="(8)",
+        trains=("identity.encoder", "identity.decoder"),
+        parents=("i-identity",),
+        loss=_stage_ii_identity,
+        schedule=_STAGE_II,
+        epochs={"full": 30, "smoke": 2},
+        reads=frozenset({"reduction"}),
+    ),
+    Stage(
+        name="iii",
+        title="stage iii: end to end",
+        equation="(10)",
+        trains=("expression", "identity.encoder", "identity.decoder", "fusion"),
+        parents=("ii-expression", "ii-identity", "i-fusion"),
+        loss=_stage_iii,
+        schedule=_STAGE_III,
+        epochs={"full": 15, "smoke": 1},
+        reads=_SWITCHES | _EXPRESSION_TERMS | {"fusion", "fusion_weight", "count_decoded"},
+        tested=True,
+    ),
+    Stage(
+        name="head",
+        title="fresh classifier after stage iii",
+        equation="(1)",
+        trains=("expression.classifier",),
+        parents=("iii",),
+        loss=_head,
+        schedule=_STAGE_I,
+        epochs={"full": 60, "smoke": 3},
+        reads=_SWITCHES,
+        fresh=("expression.classifier",),
+        tested=True,
+    ),
+    Stage(
+        name="ii-control",
+        title="control for stage ii",
+        equation="(1)",
+        trains=_CLASSIFIED,
+        parents=("i-expression",),
+        loss=_stage_i_expression,
+        schedule=_STAGE_II,
+        epochs={"full": 30, "smoke": 2},
+    ),
+    Stage(
+        name="iii-control",
+        title="control for stage iii",
+        equation="(1)",
+        trains=_CLASSIFIED,
+        parents=("ii-control",),
+        loss=_stage_i_expression,
+        schedule=_STAGE_III,
+        epochs={"full": 15, "smoke": 1},
+        tested=True,
+    ),
+)
 
-STAGES = {  # new ones go to the end: a stage's place gives its seed
-    stage.name: stage
-    for stage in (
-        Stage("i-expression", "stage i, expression", _CLASSIFICATION, _stage_i_expression),
-        Stage(
-            "i-identity",
-            "stage i, identity",
-            ("identity.encoder", "identity.classifier"),
-            _stage_i_identity,
-        ),
-        Stage("i-fusion", "stage i, fusion", ("fusion",), _stage_i_fusion),
-        Stage("ii-expression", "stage ii, expression", ("expression",), _stage_ii_expression),
-        Stage(
-            "ii-identity",
-            "stage ii, identity",
-            ("identity.encoder", "identity.decoder"),
-            _stage_ii_identity,
-        ),
-        Stage("iii", "stage iii, end to end", _WHOLE, _stage_iii, version=4),
-        Stage(
-            "head",
-            "fresh classifier",
-            ("expression.classifier",),
-            _head,
-            fresh=("expression.classifier",),
-        ),
-        Stage("ii-control", "control, stage ii", _CLASSIFICATION, _stage_i_expression),
-        Stage("iii-control", "control, stage iii", _CLASSIFICATION, _stage_i_expression),
-    )
-}
-
-
-class Trainer:
-    """Runs a stage epoch by epoch; between epochs its whole state can be taken and put back."""
-
-    def __init__(
-        self,
-        stage: Stage,
-        model: DrFER,
-        data: FoldData,
-        training: Training,
-        settings: LossSettings,
-        seed: int,
-        precision: str = "auto",
-    ) -> None:
-        self.model, self.data, self.training, self.seed, self.precision = (
-            model,
-            data,
-            training,
-            seed,
-            precision,
-        )
-        self.parts = {name: model.get_submodule(name) for name in stage.trained}
-        parameters = [weight for part in self.parts.values() for weight in part.parameters()]
-        self.optimizer = torch.optim.Adam(
-            parameters,
-            training.learning_rate,
-            training.betas,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-        self.stage, self.settings = stage, settings
-        self.curves: list[dict[str, float]] = []
-        self.seconds = 0.0
-
-    @property
-    def epoch(self) -> int:
-        return len(self.curves)
-
-    def train_epoch(self) -> None:
-        """One pass over the training scans; its mean loss terms join the curves."""
-        started = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.training.learning_rate * self._rate_share()
-        self.model.eval()
-        for part in self.parts.values():
-            part.train()
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        sums: dict[str, float] = {}
-        scans = 0
-        with fork_rng():  # dropout layers know only torch's global generator
-            torch.manual_seed(self.seed * 100_003 + self.epoch)
-            for batch in self.data.batches(self.training, generator):
-                terms = self._step(batch)
-                scans += len(batch.cloud)
-                for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value.item() * len(batch.cloud)
-        self.curves.append({name: total / scans for name, total in sums.items()})
-        if not math.isfinite(sum(sums.values())):
-            raise DrferError(
-                f"the loss is no finite number after epoch {self.epoch}: give a lower learning rate"
-            )
-        self.seconds += time.perf_counter() - started
-
-    def _rate_share(self) -> float:
-        progress = self.epoch / max(self.training.epochs - 1, 1)
-        final = self.training.final_rate
-        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        self.optimizer.zero_grad(
-            set_to_none=True
-        )  # first, so that the last step's gradients need no room beside it
-        with autocast(self.precision):
-            terms = self.stage.loss(self.model, self.settings, batch)
-        sum(terms.values()).backward()
-        self.optimizer.step()
-        return terms
-
-    def state(self) -> tuple[dict[str, Tensor], dict]:
-        """Everything a resumed training needs: tensors, and a JSON-able rest."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"adam.{number}.{name}": tensor for name, tensor in state.items()})
-        return tensors, {"curves": self.curves, "seconds": self.seconds}
-
-    def restore(self, tensors: dict[str, Tensor], rest: dict) -> None:
-        self.model.load_state_dict(
-            {
-                name.removeprefix("model."): tensor
-                for name, tensor in tensors.items()
-                if name.startswith("model.")
-            }
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("adam."):
-                _, number, key = name.split(".")
-                state.setdefault(int(number), {})[key] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.curves, self.seconds = list(rest["curves"]), rest["seconds"]
-
-
-@torch.no_grad()
-def predict(model: DrFER, clouds: Tensor, batch_size: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """Expression features (n, d) and logits (n, 6) of clouds (n, P, 3), in float32."""
-    model.eval()
-    features = torch.cat([model.expression.encode(part) for part in clouds.split(batch_size)])
-    return features.cpu().numpy(), model.expression.classifier(features).cpu().numpy()
-
-
-def fresh_model(sizes, data: FoldData, seed: int) -> DrFER:
-    """An untrained model for a fold, its weights from the seed; decoders start from the mean neutral face."""
-    with fork_rng():
-        torch.manual_seed(seed)
-        model = DrFER(sizes, len(data.subjects)).to(device())
-    for layers in (model.expression.decoder, model.identity.decoder, model.fusion.layers):
-        layers.start_from(data.mean_neutral)
-    return model
+STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL_STAGES}
+"""All stages by name, each after those whose weights it starts from."""

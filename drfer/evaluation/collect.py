@@ -1,0 +1,134 @@
+"""From what the store has of an evaluation to its result.json, provenance.json and samples.npz."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from drfer.common.errors import DrferError
+from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
+from drfer.evaluation.experiment import Experiment, Run
+from drfer.evaluation.measures import MEASURES
+from drfer.evaluation.plan import Request, measured_runs, plan
+from drfer.evaluation.result import Result, load_result, write_json
+from drfer.evaluation.rows import ROWS
+from drfer.evaluation.store import Store
+from drfer.preprocessing.faceset import FaceSet
+from drfer.preprocessing.head_pose import POSES
+
+
+def collect(request: Request, faces: FaceSet, store: Store, folder: Path) -> Result:
+    """Write what is done of an evaluation, beside what its folder already has.
+
+    Args:
+        request: what was asked for.
+        faces: on which scans.
+        store: where the jobs' results are.
+        folder: the evaluation's folder; it may grow by one command after the other, and on another
+            machine whose store has only the newest.
+
+    Returns:
+        All that the folder then has.
+
+    Raises:
+        DrferError: the folder holds other results (see `earlier_result`), or cannot be written.
+    """
+    result = earlier_result(request, faces, store, folder)
+    entries = [entry for run in request.runs() for entry in _entries_of(run, request, faces, store)]
+    found = {_entry_name(entry): entry for entry in entries}
+    result = result.merged(Result(result.heading, found, _samples(request, faces, store)))
+    origin = _load_provenance(folder)
+    for name in plan(request, faces, store):
+        if record := store.record(name):
+            origin[name] = {**record["provenance"], "seconds": record["seconds"]}
+    result.save(folder)
+    write_json(folder / "provenance.json", dict(sorted(origin.items())))
+    return result
+
+
+def earlier_result(request: Request, faces: FaceSet, store: Store, folder: Path) -> Result:
+    """Return what an evaluation's folder already has, or a result without entries.
+
+    Raises:
+        DrferError: the folder holds results of other data, another preset, seed or protocol, or of
+            another version of the code. They would be lost, or mixed with those of today.
+    """
+    empty = Result(_heading(request, faces))
+    if not (folder / "result.json").exists():
+        return empty
+    try:
+        result = load_result(folder).merged(empty)
+        for entry in result.select("test"):
+            seed = request.seed + entry["repeat"]
+            run = Run(request.preset, entry["fold"], seed, entry["repeat"])
+            row = ROWS[entry["row"]]
+            if entry["result"] != Experiment(run.change(row), faces, store).name(row.stage):
+                raise DrferError("results of another version of drfer cannot be put together")
+    except DrferError as error:
+        raise DrferError(f"{folder}: {error}; choose another --out, or move it away") from None
+    return result
+
+
+def _heading(request: Request, faces: FaceSet) -> dict:
+    keys = [key for key in faces.keys if key.expression != NEUTRAL]
+    intensities = tuple(sorted({key.intensity for key in keys}))  # the dataset's, not the preset's
+    heading = {
+        "dataset": faces.dataset.name,
+        "data hash": faces.hash,
+        "preset": request.preset.name,
+        "precision": request.runs()[0].precision,
+        "seed": request.seed,
+        "protocol": asdict(replace(request.preset.protocol, intensities=intensities)),
+        "expressions": EXPRESSIONS,
+        "poses": [["frontal", 0] if p.degrees == 0 else [p.axis, p.degrees] for p in POSES],
+    }
+    return json.loads(json.dumps(heading))
+
+
+def _entries_of(run: Run, request: Request, faces: FaceSet, store: Store) -> list[dict]:
+    """The entries that the store has of one fold."""
+    found = []
+    for row in request.rows:
+        experiment = Experiment(run.change(ROWS[row]), faces, store)
+        name = experiment.name(ROWS[row].stage)
+        if record := store.record(name):
+            found.append({"kind": "test", "result": name, "row": row, **record["test"]})
+    for what in request.measures:
+        for measured in measured_runs(what, run):
+            name = Experiment(measured, faces, store).measure_name(what)
+            if record := store.record(name):
+                made = MEASURES[what].entries(record["measured"])
+                found += [{"kind": what, "result": name, **entry} for entry in made]
+    tested = run.split(faces)[1]
+    found.append({"kind": "fold", "result": "", "test subjects": tested})
+    return [{**entry, "repeat": run.repeat, "fold": run.fold} for entry in found]
+
+
+def _samples(request: Request, faces: FaceSet, store: Store) -> dict[str, np.ndarray]:
+    if "samples" not in request.measures:
+        return {}
+    name = Experiment(request.runs()[0], faces, store).measure_name("samples")
+    stored = store.load(name)
+    return {key: tensor.numpy() for key, tensor in stored[0].items()} if stored else {}
+
+
+def _entry_name(entry: dict) -> str:
+    parts = (entry["kind"], f"repeat {entry['repeat']}", f"fold {entry['fold']}")
+    more = [entry[name] for name in ("row", "setting", "stage", "result") if entry.get(name)]
+    return " / ".join((*parts, *more))
+
+
+def _load_provenance(folder: Path) -> dict:
+    path = folder / "provenance.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DrferError(f"{path} cannot be read ({error}); repair it or take it away") from None
+    if not isinstance(found, dict):
+        raise DrferError(f"{path} is not what drfer wrote; take it away")
+    return found

@@ -1,0 +1,201 @@
+"""What an evaluation gave: flat entries, each with the hash of all that determined it.
+
+Figures and tables read results and never run anything. To merge two results is to join two
+dictionaries. A results folder holds one folder for each evaluation, with three files:
+
+- result.json: a heading and the entries, the same to the byte whenever and wherever they were made;
+- provenance.json: where, when, with what and how long each was made;
+- samples.npz: arrays of the first run, for pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from drfer.common.errors import DrferError
+from drfer.common.files import written_whole
+from drfer.evaluation.measures import MEASURES
+from drfer.evaluation.protocol import Protocol
+from drfer.evaluation.result_format import FORMAT, parse_result, parse_samples, place_of
+from drfer.evaluation.rows import ROWS
+from drfer.training.stages import STAGES
+
+TITLES = {
+    "anny3dfe": "Anny-3DFE (synthetic)",
+    "bu3dfe": "BU-3DFE",
+    "bosphorus": "Bosphorus",
+    "scans": "own scans",
+}
+"""How figures and tables call the datasets."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The entries of one evaluation.
+
+    Attributes:
+        heading: what was evaluated: "dataset", "data hash", "preset", "precision", "seed",
+            "protocol", "expressions", "poses". Without it, a dataset that was not evaluated.
+        entries: by name. Each has "kind" (such as "test", or a measure's name), "repeat", "fold",
+            and "result", the name of what the store has of it; the rest depends on its kind.
+        samples: arrays for pictures, by name; empty if they were not asked for.
+    """
+
+    heading: dict
+    entries: dict[str, dict] = field(default_factory=dict)
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def select(self, kind: str, **wanted) -> list[dict]:
+        """Return the entries of a kind whose fields have the wanted values, in order."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry["kind"] == kind
+            and all(entry.get(name) == value for name, value in wanted.items())
+        ]
+
+    def tests(self, row: str) -> list[dict]:
+        """Return what was predicted in a row: one entry a fold, with "truth" and "predicted"."""
+        return self.select("test", row=row)
+
+    def merged(self, other: Result) -> Result:
+        """Return the entries of both.
+
+        Raises:
+            DrferError: they are of other data, another preset, seed or protocol, or of the same
+                place in a table but another version of drfer.
+        """
+        if other.heading != self.heading:
+            differing = [k for k in self.heading if self.heading[k] != other.heading.get(k)]
+            raise DrferError(f"results of another {', '.join(differing)} cannot be put together")
+        both = self.entries | other.entries
+        if len({place_of(entry) for entry in both.values()}) < len(both):
+            raise DrferError("results of another version of drfer cannot be put together")
+        ordered = dict(sorted(both.items(), key=lambda item: _position(item[1])))
+        return replace(self, entries=ordered, samples=self.samples | other.samples)
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The rows that were tested, in the order of the tables."""
+        tested = {entry["row"] for entry in self.select("test")}
+        return [row for row in ROWS if row in tested]
+
+    @cached_property
+    def folds(self) -> list[tuple[int, int]]:
+        """The (repeat, fold) of which there is anything."""
+        return sorted({(entry["repeat"], entry["fold"]) for entry in self.entries.values()})
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """The protocol of the evaluation."""
+        fields = self.heading["protocol"]
+        return Protocol(**{**fields, "intensities": tuple(fields["intensities"])})
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name on the command line."""
+        return self.heading["dataset"]
+
+    @property
+    def name(self) -> str:
+        """The name of the evaluation's folder."""
+        return folder_name(
+            self.dataset,
+            self.heading["preset"],
+            self.heading["protocol"]["redraw"],
+            self.heading["seed"],
+        )
+
+    @property
+    def title(self) -> str:
+        """How tables and figures call the evaluation."""
+        dataset = TITLES.get(self.dataset, self.dataset)
+        preset = self.heading.get("preset")
+        return f"{dataset}, {preset}" if preset else dataset
+
+    @property
+    def caption(self) -> str:
+        """What every figure says of its origin."""
+        seed, data = self.heading["seed"], self.heading["data hash"][:8]
+        return f"{self.title} preset, seed {seed}, data {data}"
+
+    def save(self, folder: Path) -> None:
+        """Write result.json, and samples.npz if there are samples.
+
+        Raises:
+            DrferError: the folder cannot be written.
+        """
+        content = {"format": FORMAT, "heading": self.heading, "entries": self.entries}
+        write_json(folder / "result.json", content)
+        if self.samples:
+            with written_whole(folder / "samples.npz") as target:
+                np.savez_compressed(target, **self.samples)
+
+
+def folder_name(dataset: str, preset: str, redraw: bool = False, seed: int = 0) -> str:
+    """Return the name of an evaluation's folder."""
+    return f"{dataset}-{preset}{'-redrawn' if redraw else ''}{f'-seed{seed}' if seed else ''}"
+
+
+def load_results(folder: Path) -> list[Result]:
+    """Return the results of every evaluation in a folder, by name.
+
+    Raises:
+        DrferError: there is no such folder, or a file in it is not what `Result.save` wrote.
+    """
+    if not folder.is_dir():
+        raise DrferError(f"there is no folder {folder}: say with --results where the results are")
+    return [load_result(path.parent) for path in sorted(folder.glob("*/result.json"))]
+
+
+def load_result(folder: Path) -> Result:
+    """Return the result in an evaluation's folder.
+
+    Raises:
+        DrferError: a file in it cannot be read, or is not what `Result.save` wrote.
+    """
+    path = folder / "result.json"
+    try:
+        heading, entries = parse_result(path.read_text(encoding="utf-8"))
+        path = folder / "samples.npz"
+        samples = parse_samples(path.read_bytes(), len(heading["poses"])) if path.exists() else {}
+    except OSError as error:
+        raise DrferError(f"{path} cannot be read ({error.strerror}); make it readable") from None
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise DrferError(
+            f"{path} is not a result of this version of drfer ({error!r}): evaluate again into "
+            "another folder, or take it away"
+        ) from None
+    return Result(heading, entries, samples)
+
+
+def write_json(path: Path, content) -> None:
+    """Write a JSON file whole, or not at all."""
+    with written_whole(path) as target:
+        target.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def _position(entry: dict) -> tuple:
+    """Where an entry stands in result.json: in the order of the tables, whoever made it when."""
+    rows, stages = [*ROWS, None], [*STAGES, None]
+    return (
+        ["fold", "test", *MEASURES].index(entry["kind"]),
+        rows.index(entry.get("row")),
+        entry["repeat"],
+        entry["fold"],
+        stages.index(entry.get("stage")),
+        entry.get("setting", ""),
+    )

@@ -1,0 +1,164 @@
+"""The rows of all tables, as data: after which stage each is tested, and what it changes.
+
+Rows of the paper, controls and rows beyond the paper differ in nothing but what they say. To add a
+row, add an entry to `ROWS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table."""
+
+    name: str
+    """As the table has it."""
+    stage: str
+    """The stage after which it is tested."""
+    explains: str
+    """One sentence that says what it is."""
+    group: str = "table3"
+    """The table that it belongs to: "table3", "control" or "reading"."""
+    losses: Mapping[str, object] = field(default_factory=dict)
+    """Changed fields of `LossSettings`."""
+    sizes: Mapping[str, object] = field(default_factory=dict)
+    """Changed fields of `ModelSizes`."""
+    schedule: Mapping[str, object] = field(default_factory=dict)
+    """Changed fields of every stage's `Schedule`."""
+    augmentation: Mapping[str, object] = field(default_factory=dict)
+    """Changed fields of every stage's `Augmentation`."""
+    length: float = 1.0
+    """Factor of every stage's number of epochs."""
+    paper: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy in % that the paper reports, by dataset."""
+
+
+BASELINE = "stage i"
+METHOD = "stage i + ii + iii"
+CONTROL = "stage i, as long"
+
+_ALL_ROWS = (
+    Row(
+        "w/o L_tri",
+        "iii",
+        "Stages ii and iii have no triplet loss, equation (6).",
+        losses={"triplet": False},
+        paper={"bu3dfe": 85.92},
+    ),
+    Row(
+        "w/o L_cls",
+        "head",
+        "Stages ii and iii have no classification loss; a fresh classifier is trained after them.",
+        losses={"classification": False},
+        paper={"bu3dfe": 87.59},
+    ),
+    Row(
+        "w/ L_KL",
+        "iii",
+        "The expression feature is Gaussian, with a Kullback-Leibler loss towards N(0, 1).",
+        losses={"divergence": "kl"},
+        sizes={"gaussian_feature": True},
+        paper={"bu3dfe": 85.98},
+    ),
+    Row(
+        "w/ L_JS",
+        "iii",
+        "The expression feature is Gaussian, with a Jensen-Shannon loss towards N(0, 1).",
+        losses={"divergence": "js"},
+        sizes={"gaussian_feature": True},
+        paper={"bu3dfe": 85.04},
+    ),
+    Row(
+        "w/o fusion",
+        "iii",
+        "Stage iii has no fusion module.",
+        losses={"fusion": False},
+        paper={"bu3dfe": 87.15},
+    ),
+    Row(
+        "w/o skip",
+        "iii",
+        "The fusion module has no skip connections.",
+        sizes={"skips": False},
+        paper={"bu3dfe": 87.76},
+    ),
+    Row(
+        BASELINE,
+        "i-expression",
+        "The baseline: the expression branch after stage i with its classifier.",
+        paper={"bu3dfe": 84.83, "bosphorus": 83.23},
+    ),
+    Row("stage i + ii", "ii-expression", "After stage ii.", paper={"bu3dfe": 86.67}),
+    Row(
+        METHOD,
+        "iii",
+        "The whole method, DrFER.",
+        paper={"bu3dfe": 89.15, "bosphorus": 86.77},
+    ),
+    Row(
+        CONTROL,
+        "iii-control",
+        "The baseline, trained for as many steps as all stages by its classification loss alone.",
+        group="control",
+    ),
+    Row(
+        "chamfer mean",
+        "iii",
+        "The chamfer distance takes the mean over points instead of their sum.",
+        group="reading",
+        losses={"reduction": "mean"},
+    ),
+    Row(
+        "triplet on raw features",
+        "iii",
+        "The triplet loss takes features as they are, not at length 1.",
+        group="reading",
+        losses={"normalised": False},
+    ),
+    Row(
+        "triplet of the hardest",
+        "iii",
+        "The triplet loss takes the hardest negative instead of a semi-hard one.",
+        group="reading",
+        losses={"mining": "hard"},
+    ),
+    Row(
+        "statistics of decoded faces",
+        "iii",
+        "Batch norm's running statistics also follow the decoded faces of the cross-over.",
+        group="reading",
+        losses={"count_decoded": True},
+    ),
+    Row(
+        "half the epochs",
+        "iii",
+        "Every stage is half as long.",
+        group="reading",
+        length=0.5,
+    ),
+    Row(
+        "dropout up to 0.875",
+        "iii",
+        "Input dropout is as strong as in PointNet++'s own code.",
+        group="reading",
+        augmentation={"largest_dropout": 0.875},
+    ),
+    Row(
+        "scale 0.8 to 1.25",
+        "iii",
+        "Random scale is as strong as in PointNet++'s own code.",
+        group="reading",
+        augmentation={"scale": (0.8, 1.25)},
+    ),
+)
+
+ROWS: dict[str, Row] = {row.name: row for row in _ALL_ROWS}
+"""All rows by name, in the order of the tables."""
+
+
+def names_in(group: str) -> tuple[str, ...]:
+    """Return the names of the rows in a group, in the order of the tables."""
+    return tuple(row.name for row in ROWS.values() if row.group == group)

@@ -1,0 +1,127 @@
+"""Statistics over folds and repeats: accuracy, confusion, and intervals that respect the overlap of folds.
+
+Built in notebook 06.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit  # Student's t without scipy.stats, which takes 0.5 s to import
+
+from drfer.common.errors import DrferError
+from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracy over folds and repeats, in percent.
+
+    Attributes:
+        mean: mean over all folds.
+        deviation: standard deviation of the repeats' means; None for one repeat.
+        low: lower end of the mean's 95 % interval; None for one fold.
+        high: its upper end.
+        folds: how many folds there are, over all repeats.
+        repeats: how many repeats there are.
+        recall: share of each expression's scans that was recognised, shape (6,).
+        confusion: counts, shape (6, 6), true expression by predicted expression.
+    """
+
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    folds: int
+    repeats: int
+    recall: np.ndarray
+    confusion: np.ndarray
+
+
+def summarise(entries: Sequence[dict], protocol: Protocol) -> Summary:
+    """Return the summary of entries that have repeat, fold, truth and predicted.
+
+    Args:
+        entries: one for each fold of each repeat.
+        protocol: says how much the training sets of the folds overlap.
+    """
+    by_fold = accuracy_by_fold(entries)
+    values = np.array(list(by_fold.values()))
+    repeats = sorted({repeat for repeat, _ in by_fold})
+    of_repeats = [
+        np.mean([value for (other, _), value in by_fold.items() if other == repeat])
+        for repeat in repeats
+    ]
+    counts = sum(confusion_matrix(entry["truth"], entry["predicted"]) for entry in entries)
+    low, high = corrected_interval(values, protocol)
+    return Summary(
+        mean=float(values.mean()),
+        deviation=float(np.std(of_repeats, ddof=1)) if len(repeats) > 1 else None,
+        low=low,
+        high=high,
+        folds=len(values),
+        repeats=len(repeats),
+        recall=100 * counts.diagonal() / np.maximum(counts.sum(axis=1), 1),
+        confusion=counts,
+    )
+
+
+def paired_difference(
+    entries: Sequence[dict], others: Sequence[dict], protocol: Protocol
+) -> tuple[float, float | None, float | None, int]:
+    """Compare two rows fold by fold.
+
+    Returns:
+        The mean difference in accuracy on the folds that both have, in points, the lower and the
+        upper end of its 95 % interval (None for one fold), and the number of folds.
+
+    Raises:
+        DrferError: the rows have no fold in common.
+    """
+    ours, theirs = accuracy_by_fold(entries), accuracy_by_fold(others)
+    common = sorted(ours.keys() & theirs.keys())
+    if not common:
+        raise DrferError("no fold was run for both rows: run the same folds for both")
+    differences = np.array([ours[fold] - theirs[fold] for fold in common])
+    low, high = corrected_interval(differences, protocol)
+    return float(differences.mean()), low, high, len(common)
+
+
+def accuracy(entry: dict) -> float:
+    """Return the share of scans that an entry with truth and predicted has right, in percent."""
+    return 100 * float(np.mean(np.equal(entry["truth"], entry["predicted"])))
+
+
+def accuracy_by_fold(entries: Sequence[dict]) -> dict[tuple[int, int], float]:
+    """Return the accuracy in percent by (repeat, fold)."""
+    return {(entry["repeat"], entry["fold"]): accuracy(entry) for entry in entries}
+
+
+def corrected_interval(
+    values: np.ndarray, protocol: Protocol
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95 % interval of a mean over folds and repeats; (None, None) for a single value.
+
+    The training sets of the folds overlap, so that the variance of the mean over J folds is not
+    s^2 / J but s^2 (1 / J + test share / training share) (Nadeau and Bengio 2003, "Inference for
+    the generalization error", section 3).
+
+    Args:
+        values: one for each fold of each repeat, shape (J,).
+        protocol: its number of folds gives the two shares.
+    """
+    if len(values) < 2:
+        return None, None
+    spread = values.std(ddof=1) * np.sqrt(1 / len(values) + 1 / (protocol.folds - 1))
+    reach = stdtrit(len(values) - 1, 0.975) * spread
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+def confusion_matrix(truth: Sequence[int], predicted: Sequence[int]) -> np.ndarray:
+    """Return counts, shape (6, 6): row the true expression, column the predicted one."""
+    counts = np.zeros((len(EXPRESSIONS),) * 2, dtype=np.int64)
+    np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
+    return counts

@@ -1,0 +1,1 @@
+"""What only the kit's authors run."""
