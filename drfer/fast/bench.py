@@ -1,148 +1,171 @@
-"""How fast this kit is, beside the plain form of itself and beside PyTorch Geometric: `drfer bench`.
+"""How much time the fast forms save, beside plain forms and PyTorch Geometric: `drfer bench`.
 
-Everything is timed one after the other, as the median of its repeats; ratios are between rows of one run. The plain
-form and PyTorch Geometric run in processes of their own, since this kit's way to keep freed memory would make them
-faster than they are by themselves. Clouds are noisy copies of the template face, so that balls are as full as in a
-training.
+Everything is timed by `torch.utils.benchmark`, one thing after the other, and ratios are between
+rows of one run. Plain forms and PyTorch Geometric run in processes of their own: the way in which
+this kit keeps freed memory would make them faster than they are by themselves. Clouds are noisy
+copies of the template face, so that balls are as full as in a training.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import resource
 import statistics
-import time
+import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
 from drfer.common.device import autocast, device, has_bfloat16, keep_freed_memory
+from drfer.common.errors import DrferError
+from drfer.common.files import written_whole
 from drfer.common.parallel import map_on_all_cores
-from drfer.evaluation.experiment import PRESETS, Preset
-from drfer.models import plain
+from drfer.datasets.scan import NEUTRAL
+from drfer.evaluation.experiment import provenance
+from drfer.evaluation.presets import PRESETS, Preset
+from drfer.evaluation.protocol import protocol_keys
 from drfer.models.branch import Branch, Classifier
 from drfer.preprocessing import template
 from drfer.preprocessing.faceset import Settings, preprocess_scan
+from drfer.training.data import Batch
 from drfer.training.losses import chamfer_distance
-from drfer.training.stages import STAGES, Batch, LossSettings, Trainer, fresh_model
+from drfer.training.stages import STAGES, LossSettings, Stage
+from drfer.training.trainer import Trainer, fresh_model
 
 REPEATS = 5
-STAGE_I, STAGE_III = "paper: step of stage i, batch 24", "paper: step of stage iii, batch 16"
+"""How often, at least, a step is timed; its time is the median."""
+PAPER = PRESETS["paper"]
+CLASSROOM = PRESETS["classroom"]
+SUBJECTS = 54
+"""Training subjects of a fold."""
+STAGE_I = "paper: step of stage i, batch 24"
+STAGE_III = "paper: step of stage iii, batch 16"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: time or memory of others and of this kit; None where something is not installed."""
+class Timing:
+    """One row of the table: the time or memory of others and of this kit."""
 
     what: str
+    """What is measured."""
     unit: str
+    """Of the three numbers."""
     geometric: float | None
+    """PyTorch Geometric's; None where it has no such thing or is not installed."""
     plain: float | None
+    """The plain form's; None where it is not measured."""
     drfer: float
+    """This kit's."""
 
 
-def run() -> list[Row]:
-    """All rows, in the order of the table. Takes about three minutes on two cores."""
+def report(path: Path | None = None) -> str:
+    """Time everything and return the table. It takes about three minutes on two cores.
+
+    Args:
+        path: a JSON file for the same numbers, which is opened before anything is timed.
+
+    Raises:
+        DrferError: the file cannot be written, or a process that was timed died.
+    """
+    if path is None:
+        return table(measure())
+    if path.is_dir():
+        raise DrferError(f"{path} is a folder; give the name of a file for the numbers")
+    with written_whole(path) as target:
+        rows = measure()
+        measured = {"rows": [asdict(row) for row in rows], "provenance": provenance()}
+        target.write_text(json.dumps(measured, indent=1))
+    return table(rows)
+
+
+def measure() -> list[Timing]:
+    """Measure and return all rows, in the order of the table."""
     keep_freed_memory()
     best = "bfloat16" if has_bfloat16() else "float32"
-    paper, classroom = PRESETS["paper"], PRESETS["classroom"]
-    geometric = _in_a_fresh_process(_time_geometric) if _has_geometric() else None
-    plain_step = _in_a_fresh_process(_time_plain)
+    installed = find_spec("torch_geometric") and find_spec("torch_cluster")
+    geometric = _in_a_process(_time_geometric) if installed else None
+    plain = _in_a_process(_time_plain)
+    plain_chamfer = _in_a_process(_time_plain_chamfer)
+    step = "encoder + classifier step"
+    chamfer = "chamfer forward and backward, 24 x 2048 points"
+    peak = "paper: peak memory of stage iii"
+    fold = "classroom: three stages of a fold, from step times"
     return [
-        Row(
-            f"encoder + classifier step, {best}",
-            "ms",
-            geometric,
-            plain_step,
-            _milliseconds(_branch_step(paper, None, best)),
-        ),
-        Row(
-            "encoder + classifier step, float32",
-            "ms",
-            geometric,
-            plain_step,
-            _milliseconds(_branch_step(paper, None, "float32")),
-        ),
-        Row(
-            "chamfer forward and backward, 24 x 2048 points",
-            "ms",
-            None,
-            _in_a_fresh_process(_time_cdist_chamfer),
-            _milliseconds(_chamfer_step(chamfer_distance)),
-        ),
-        Row(STAGE_I, "ms", None, None, _milliseconds(_training_step(paper, "i-expression"))),
-        Row(STAGE_III, "ms", None, None, _milliseconds(_training_step(paper, "iii"))),
-        Row("preprocessing of one scan, one core", "ms", None, None, _preprocessing_milliseconds()),
-        Row("paper: peak memory of stage iii", "MB", None, None, _in_a_fresh_process(_peak_memory)),
-        Row(
-            "classroom: three stages of a fold, from step times",
-            "s",
-            None,
-            None,
-            _fold_seconds(classroom),
-        ),
+        Timing(f"{step}, {best}", "ms", geometric, plain, _time_branch(best)),
+        Timing(f"{step}, float32", "ms", geometric, plain, _time_branch("float32")),
+        Timing(chamfer, "ms", None, plain_chamfer, _time_chamfer(chamfer_distance)),
+        Timing(STAGE_I, "ms", None, None, _time_stage(PAPER, STAGES["i-expression"])),
+        Timing(STAGE_III, "ms", None, None, _time_stage(PAPER, STAGES["iii"])),
+        Timing("preprocessing of one scan, one core", "ms", None, None, _time_preprocessing()),
+        Timing(peak, "MB", None, None, _in_a_process(_peak_memory)),
+        Timing(fold, "s", None, None, _fold_seconds(CLASSROOM)),
     ]
 
 
-def _in_a_fresh_process(function: Callable[[], float]) -> float:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function).result()
-
-
-def _time_geometric() -> float:
-    return _milliseconds(_geometric_step(PRESETS["paper"]))
-
-
-def _time_plain() -> float:
-    return _milliseconds(_branch_step(PRESETS["paper"], plain.encode, "float32"))
-
-
-def _time_cdist_chamfer() -> float:
-    return _milliseconds(_chamfer_step(_cdist_chamfer))
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as a text table."""
+def table(rows: list[Timing]) -> str:
+    """Return the rows of `measure` as a text table."""
     lines = [
         f"{'':<52}{'PyTorch':>11}{'plain':>9}{'drfer':>9}   drfer is faster than",
-        f"{'':<52}{'Geometric':>11}{'twin':>9}{'':>9}   PyG      twin",
+        f"{'':<52}{'Geometric':>11}{'form':>9}{'':>9}   PyG      plain",
     ]
     for row in rows:
-        times = [
-            f"{value:.0f}" if value is not None else "-"
-            for value in (row.geometric, row.plain, row.drfer)
-        ]
-        ratios = [
-            f"{value / row.drfer:.1f}x" if value is not None else "-"
-            for value in (row.geometric, row.plain)
-        ]
+        others = (row.geometric, row.plain)
+        ratios = ["-" if value is None else f"{value / row.drfer:.1f}x" for value in others]
+        times = ["-" if value is None else f"{value:.0f}" for value in (*others, row.drfer)]
         what = f"{row.what}, {row.unit}"
-        lines.append(
-            f"{what:<52}{times[0]:>11}{times[1]:>9}{times[2]:>9}   {ratios[0]:<8} {ratios[1]}"
-        )
+        numbers = f"{times[0]:>11}{times[1]:>9}{times[2]:>9}"
+        lines.append(f"{what:<52}{numbers}   {ratios[0]:<8} {ratios[1]}")
     by_name = {row.what: row.drfer for row in rows}
     ratio = by_name[STAGE_III] / by_name[STAGE_I]
     return "\n".join([*lines, f"a step of stage iii takes {ratio:.1f} times one of stage i"])
 
 
 def _milliseconds(step: Callable[[], object], repeats: int = REPEATS) -> float:
-    step()
-    step()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        step()
-        if device().type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+    """Return the median time of a step, on torch's threads."""
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    about = timer.timeit(1).mean  # after two steps to warm up
+    return 1000 * timer.blocked_autorange(min_run_time=repeats * about).median
+
+
+def _in_a_process(function: Callable[[], float]) -> float:
+    """Return what a function returns in a process of its own, which ends when this one does."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(function, sending), daemon=True)
+    process.start()
+    sending.close()  # so that the pipe ends with the process
+    try:
+        return receiving.recv()
+    except EOFError:
+        raise DrferError(
+            "a process that was to be timed died: perhaps memory ran out; close other programs "
+            "and run it again"
+        ) from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _work(function: Callable[[], float], sending: Connection) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sending.send(function())
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _clouds(batch: int, points: int) -> Tensor:
-    """Noisy faces (batch, points, 3) in frame units; the template's order is a farthest-point order."""
+    """Return noisy faces, shape (batch, points, 3), in frame units and farthest-point order."""
     face = torch.from_numpy(template.load().vertices[:points] / Settings().frame_length)
     noise = torch.randn(batch, points, 3, generator=torch.Generator().manual_seed(0))
     return (face + 0.01 * noise).to(device())
@@ -152,48 +175,44 @@ def _labels(batch: int) -> Tensor:
     return (torch.arange(batch) % 6).to(device())
 
 
-def _branch_step(preset: Preset, encode: Callable | None, precision: str) -> Callable[[], None]:
-    """A training step of encoder and classifier; `encode` replaces the encoder's own forward."""
-    branch = Branch(preset.sizes, 6).to(device()).train()
-    return _classification_step(
-        branch,
-        lambda cloud: branch.classifier(
-            (encode(branch.encoder, cloud) if encode else branch.encode(cloud)).float()
-        ),
-        _clouds(24, preset.sizes.points),
-        precision,
+def _time_plain() -> float:
+    os.environ["DRFER_FAST"] = "0"
+    return _time_branch("float32")
+
+
+def _time_branch(precision: str) -> float:
+    """Return the time of a training step of encoder and classifier, as stage i has it."""
+    branch = Branch(PAPER.sizes, 6).to(device()).train()
+    return _time_classification(
+        branch, lambda clouds: branch.classifier(branch.encode(clouds)), precision
     )
 
 
-def _classification_step(
-    network: nn.Module, logits: Callable, clouds: Tensor, precision: str
-) -> Callable[[], None]:
-    optimizer, labels = torch.optim.Adam(network.parameters(), 1e-3), _labels(len(clouds))
+def _time_geometric() -> float:
+    network = _geometric_network(PAPER).to(device())
+    return _time_classification(network, network, "float32")
+
+
+def _time_classification(network: nn.Module, logits_of: Callable, precision: str) -> float:
+    clouds = _clouds(24, PAPER.sizes.points)
+    labels = _labels(24)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
 
     def step() -> None:
         with autocast(precision):
-            loss = nn.functional.cross_entropy(logits(clouds).float(), labels)
+            loss = nn.functional.cross_entropy(logits_of(clouds).float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
-    return step
+    return _milliseconds(step)
 
 
-def _has_geometric() -> bool:
-    try:
-        import torch_cluster  # noqa: F401
-        import torch_geometric  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _geometric_step(preset: Preset) -> Callable[[], None]:
-    """The same network as PyTorch Geometric's own PointNet++ example builds it, float32."""
+def _geometric_network(preset: Preset) -> nn.Module:
+    """Encoder and classifier, built as in PyTorch Geometric's own PointNet++ example."""
     from torch_geometric.nn import MLP, PointNetConv, fps, global_max_pool, radius
 
-    sizes, clouds = preset.sizes, _clouds(24, preset.sizes.points)
+    sizes = preset.sizes
 
     class Geometric(nn.Module):
         def __init__(self) -> None:
@@ -209,39 +228,40 @@ def _geometric_step(preset: Preset) -> Callable[[], None]:
             )
 
         def forward(self, clouds: Tensor) -> Tensor:
-            batch = torch.arange(len(clouds), device=clouds.device).repeat_interleave(
-                clouds.shape[1]
-            )
-            features, places = None, clouds.flatten(0, 1)
+            batch = torch.arange(len(clouds), device=clouds.device)
+            batch = batch.repeat_interleave(clouds.shape[1])
+            points = clouds.flatten(0, 1)
+            features = None
             for conv, level in zip(self.levels, sizes.encoder.levels):
-                centres = fps(places, batch, ratio=level.centres * len(clouds) / len(places))
-                ball, member = radius(
-                    places,
-                    places[centres],
+                chosen = fps(points, batch, ratio=level.centroids * len(clouds) / len(points))
+                balls = radius(
+                    points,
+                    points[chosen],
                     level.radius,
                     batch,
-                    batch[centres],
+                    batch[chosen],
                     max_num_neighbors=level.neighbours,
                 )
-                own = None if features is None else features[centres]
-                features = conv(
-                    (features, own), (places, places[centres]), torch.stack([member, ball])
-                )
-                places, batch = places[centres], batch[centres]
-            return self.classifier(
-                global_max_pool(self.whole(torch.cat([features, places], dim=1)), batch)
-            )
+                own = None if features is None else features[chosen]
+                edges = balls.flip(0)  # from the points to the centroids
+                features = conv((features, own), (points, points[chosen]), edges)
+                points, batch = points[chosen], batch[chosen]
+            rows = self.whole(torch.cat([features, points], dim=1))
+            return self.classifier(global_max_pool(rows, batch))
 
-    network = Geometric().to(device())
-    return _classification_step(network, network, clouds, "float32")
+    return Geometric()
 
 
-def _cdist_chamfer(a: Tensor, b: Tensor) -> Tensor:
+def _time_plain_chamfer() -> float:
+    return _time_chamfer(_chamfer_by_cdist)
+
+
+def _chamfer_by_cdist(a: Tensor, b: Tensor) -> Tensor:
     squared = torch.cdist(a, b).square()
     return squared.amin(dim=2).sum(dim=1) + squared.amin(dim=1).sum(dim=1)
 
 
-def _chamfer_step(chamfer: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+def _time_chamfer(chamfer: Callable[[Tensor, Tensor], Tensor]) -> float:
     target = _clouds(24, 2048)
     face = (target + 0.02 * torch.randn_like(target)).requires_grad_()
 
@@ -249,47 +269,60 @@ def _chamfer_step(chamfer: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], N
         face.grad = None
         chamfer(face, target).mean().backward()
 
-    return step
+    return _milliseconds(step)
 
 
-class _OneFace:
-    """What a fresh model needs to know of a fold."""
-
-    def __init__(self, preset: Preset) -> None:
-        self.subjects = [str(number) for number in range(54)]
-        self.mean_neutral = _clouds(1, preset.sizes.points)[0]
+def _time_stage(preset: Preset, stage: Stage) -> float:
+    return _milliseconds(_training_step(preset, stage))
 
 
-def _training_step(preset: Preset, stage: str) -> Callable[[], object]:
-    """A whole step of a training of this preset, as `Trainer` takes it."""
-    training, fold = preset.trainings[stage], _OneFace(preset)
-    trainer = Trainer(
-        STAGES[stage], fresh_model(preset.sizes, fold, 0), fold, training, LossSettings(), 0
+def _training_step(preset: Preset, stage: Stage) -> Callable[[], object]:
+    """Return a whole training step of a stage, as the trainer takes it."""
+    schedule = preset.schedule(stage)
+    points, batch_size = preset.sizes.points, schedule.batch_size
+    model = fresh_model(preset.sizes, SUBJECTS, _clouds(1, points)[0], seed=0)
+    trainer = Trainer(stage, model, None, schedule, LossSettings(), seed=0)
+    trainer.switch_to_training()
+    clouds = _clouds(batch_size, points)
+    labels = _labels(batch_size)
+    batch = Batch(
+        cloud=clouds,
+        whole=clouds,
+        expression=labels,
+        subject=labels,
+        mean_expression=clouds,
+        own_neutral=clouds,
+        mean_neutral=clouds,
     )
-    for part in trainer.parts.values():
-        part.train()
-    clouds, labels = _clouds(training.batch_size, preset.sizes.points), _labels(training.batch_size)
-    batch = Batch(clouds, clouds, labels, labels, clouds, clouds, clouds)
-    return lambda: trainer._step(batch)
+    return lambda: trainer.step(batch)
 
 
 def _fold_seconds(preset: Preset) -> float:
-    """Time of all trainings of a fold: the step of each, times its number of steps."""
-    subjects = preset.protocol.subjects * (preset.protocol.folds - 1) // preset.protocol.folds
-    scans = subjects * 6 * len(preset.protocol.levels)
-    return sum(
-        training.epochs
-        * -(-scans // training.batch_size)
-        * _milliseconds(_training_step(preset, stage))
-        / 1000
-        for stage, training in preset.trainings.items()
-    )
+    """Return the time of all trainings of a fold: a step's time, times how many steps there are."""
+    protocol = preset.protocol
+    subjects = protocol.subjects * (protocol.folds - 1) // protocol.folds
+    keys = protocol_keys([str(number) for number in range(subjects)], protocol)
+    scans = sum(key.expression != NEUTRAL for key in keys)
+    seconds = 0.0
+    for stage in _with_parents(STAGES["iii"]):
+        schedule = preset.schedule(stage)
+        steps = schedule.epochs * -(-scans // schedule.batch_size)
+        seconds += steps * _time_stage(preset, stage) / 1000
+    return seconds
+
+
+def _with_parents(stage: Stage) -> list[Stage]:
+    """Return a stage and all stages that it builds on."""
+    found = [stage]
+    for name in stage.parents:
+        found += [parent for parent in _with_parents(STAGES[name]) if parent not in found]
+    return found
 
 
 def _peak_memory() -> float:
-    """MB that a process takes at most while it trains the largest stage, on the GPU if it computes there."""
+    """Return how many MB a process takes while it trains stage iii, of the GPU if it computes there."""
     keep_freed_memory()
-    step = _training_step(PRESETS["paper"], "iii")
+    step = _training_step(PAPER, STAGES["iii"])
     for _ in range(3):
         step()
     if device().type == "cuda":
@@ -297,15 +330,15 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _preprocessing_milliseconds() -> float:
+def _time_preprocessing() -> float:
     from drfer.datasets.anny3dfe.database import Anny3DFE
 
     database = Anny3DFE(1)
     scans = [database.load(key) for key in database.keys()[::6]]
-    return map_on_all_cores(_time_preprocessing, [scans], "preprocessing")[0]
+    return map_on_all_cores(_time_scans, [scans], "preprocessing")[0]
 
 
-def _time_preprocessing(scans: list) -> float:
-    return statistics.median(
-        _milliseconds(lambda scan=scan: preprocess_scan(scan), 3) for scan in scans
-    )
+def _time_scans(scans: list) -> float:
+    """Return the median time of preprocessing one of the scans; in a worker, which has one thread."""
+    times = [_milliseconds(lambda scan=scan: preprocess_scan(scan), repeats=3) for scan in scans]
+    return statistics.median(times)

@@ -1,1 +1,1 @@
-"""The network: encoder, branches, fusion, and DrFER as a whole."""
+"""The network, to be read from its definition: encoder, branches, fusion module, and DrFER whole."""

@@ -1,113 +1,193 @@
-"""One branch of DrFER: encoder, decoder and auxiliary classifier (figure 3 a and c of the paper)."""
+"""One branch of DrFER: encoder, decoder and auxiliary classifier (section III.B, figure 3 a and c).
+
+Built in notebooks 03 (`Classifier`) and 04 (`FaceDecoder`, `Branch`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from drfer.models.pointnet2 import Encoder, EncoderSizes
+from drfer.fast.encoder import FastEncoder
+from drfer.models.pointnet2 import EncoderSizes
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """All widths of the model."""
+    """Sizes of the whole model, and the two switches of its ablations."""
 
     points: int
-    """of an input cloud and of every decoded face"""
+    """How many points an input cloud and every decoded face have."""
     encoder: EncoderSizes
+    """Of all encoders: one in each branch, two in the fusion module."""
     decoder_widths: tuple[int, ...]
-    """hidden widths of the decoder, after the feature and before the points"""
+    """Of a decoder's hidden layers, between the feature and the points."""
     classifier_widths: tuple[int, ...]
+    """Of a classifier's hidden layers, between the feature and the logits."""
     classifier_dropout: float = 0.4
+    """Probability with which a classifier's dropout sets a value to 0."""
     skips: bool = True
-    """whether the fusion module has its skip connections"""
+    """Whether the fusion module has its skip connections ("w/o skip connection" in table III)."""
     gaussian_feature: bool = False
-    """whether the expression feature is drawn from a Gaussian head, for the KL and JS ablations"""
+    """Whether the expression feature is drawn from a Gaussian ("w/ L_KL", "w/ L_JS" in table III)."""
 
     @property
     def feature_width(self) -> int:
+        """Width d of the feature R that an encoder gives; 1,024 in the paper."""
         return self.encoder.global_widths[-1]
 
 
-class FaceLayers(nn.Module):
-    """Fully connected layers that end in a face (B, P, 3); layer k also receives extra[k], if it is given."""
+class Branch(nn.Module):
+    """Phi_exp or Phi_id: encodes a face, decodes the feature into another face, and classifies it.
 
-    def __init__(self, widths: tuple[int, ...], points: int, extra: tuple[int, ...] = ()) -> None:
+    Calling the branch gives the decoded face; `encode` and `classifier` give the rest.
+
+    Shapes:
+        face (B, P, 3) -> decoded face (B, P, 3)
+
+    Attributes:
+        encoder: face (B, P, 3) in farthest-point order -> feature R (B, d).
+        decoder: feature (B, d) -> face (B, P, 3).
+        classifier: feature (B, d) -> logits (B, classes); only training uses the identity branch's.
+        gaussian: the head that the KL and JS ablations put on the feature, else None.
+    """
+
+    def __init__(self, sizes: ModelSizes, classes: int, gaussian: bool = False) -> None:
+        """Create an untrained branch.
+
+        Args:
+            sizes: widths of all layers.
+            classes: what the classifier tells apart: six expressions, or the training subjects.
+            gaussian: whether the feature is drawn from a Gaussian, for the KL and JS ablations.
+        """
         super().__init__()
-        extra = extra or (0,) * len(widths)
-        outputs = (*widths[1:], 3 * points)
-        self.layers = nn.ModuleList(nn.Linear(a + e, b) for a, e, b in zip(widths, extra, outputs))
+        width = sizes.feature_width
+        self.encoder = FastEncoder(sizes.encoder)  # the PointNet++ encoder of pointnet2.py
+        self.gaussian = GaussianHead(width) if gaussian else None
+        self.decoder = FaceDecoder((width, *sizes.decoder_widths), sizes.points)
+        self.classifier = Classifier(
+            width, sizes.classifier_widths, classes, sizes.classifier_dropout
+        )
 
-    def forward(self, feature: Tensor, extra: list[Tensor] | None = None) -> Tensor:
+    def forward(self, face: Tensor) -> Tensor:
+        """Return the decoded face, shape (B, P, 3), of faces in farthest-point order."""
+        return self.decoder(self.encode(face))
+
+    def encode(self, face: Tensor) -> Tensor:
+        """Return the feature R, shape (B, d), of faces (B, P, 3) in farthest-point order."""
+        return self.encode_distribution(face)[0]
+
+    def encode_distribution(self, face: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the feature, and the Gaussian that it was drawn from if the branch has that head.
+
+        Args:
+            face: shape (B, P, 3), frame units, in farthest-point order.
+
+        Returns:
+            The feature; the mean and the log variance, or None twice. Shape (B, d) each, float32.
+        """
+        feature = self.encoder(face).float()
+        if self.gaussian is None:
+            return feature, None, None
+        return self.gaussian(feature)
+
+
+class FaceDecoder(nn.Module):
+    """Fully connected layers with ReLU between them, the last of which gives a face.
+
+    The fusion module uses it too. There, skip connections join further numbers to the input of each
+    layer.
+
+    Shapes:
+        feature (B, d) -> face (B, P, 3)
+    """
+
+    def __init__(self, widths: tuple[int, ...], points: int, skips: tuple[int, ...] = ()) -> None:
+        """Create an untrained decoder.
+
+        Args:
+            widths: of the feature and of the hidden layers.
+            points: how many points the face has, P.
+            skips: how many numbers a skip connection brings to each layer; none if empty.
+        """
+        super().__init__()
+        skips = skips or (0,) * len(widths)
+        pairs = pairwise((*widths, 3 * points))
+        self.layers = nn.ModuleList(nn.Linear(a + skip, b) for (a, b), skip in zip(pairs, skips))
+
+    def forward(self, feature: Tensor, skips: list[Tensor] | None = None) -> Tensor:
+        """Return the face, in float32.
+
+        Args:
+            feature: shape (B, d).
+            skips: one input (B, width) for each layer, if it was created with skip connections.
+        """
         for number, layer in enumerate(self.layers):
-            joined = feature if not extra else torch.cat([feature, extra[number]], dim=-1)
-            feature = layer(joined)
-            if number < len(self.layers) - 1:
+            if number > 0:
                 feature = feature.relu()
+            if skips is not None:
+                feature = torch.cat([feature, skips[number]], dim=-1)
+            feature = layer(feature)
         return feature.float().view(len(feature), -1, 3)
 
     def start_from(self, face: Tensor) -> None:
-        """Let an untrained module answer with a face (P, 3): it then learns deviations, not where a face lies."""
+        """Let an untrained decoder answer with a face, shape (P, 3), give or take a little.
+
+        So it learns how faces deviate from that one, and need not learn where a face lies.
+        """
         with torch.no_grad():
             self.layers[-1].weight.mul_(0.1)
             self.layers[-1].bias.copy_(face.flatten())
 
 
 class Classifier(nn.Sequential):
-    """(B, d) -> (B, classes): fully connected layers with batch norm, ReLU and dropout."""
+    """Fully connected layers with batch norm, ReLU and dropout, and a last one that gives logits.
+
+    Shapes:
+        feature (B, d) -> logits (B, classes)
+    """
 
     def __init__(
         self, feature_width: int, widths: tuple[int, ...], classes: int, dropout: float
     ) -> None:
+        """Create an untrained classifier.
+
+        Args:
+            feature_width: d.
+            widths: of the hidden layers.
+            classes: how many logits it gives.
+            dropout: probability with which a hidden value is set to 0 in training.
+        """
         layers: list[nn.Module] = []
-        for a, b in zip((feature_width, *widths), widths):
+        for a, b in pairwise((feature_width, *widths)):
             layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(dropout)]
         super().__init__(*layers, nn.Linear(widths[-1], classes))
 
 
 class GaussianHead(nn.Module):
-    """Feature (B, d) -> mean and log variance (B, d) each, and a draw from that Gaussian (its mean in evaluation).
+    """Turns a feature into a Gaussian and draws from it, for the ablations "w/ L_KL" and "w/ L_JS".
 
-    Untrained, its mean is the feature itself, so that what stage i learned is still there when it comes in.
+    An untrained head has the feature itself as its mean, and a standard deviation of 0.05: what
+    stage i learned is still there when the head comes in.
+
+    Shapes:
+        feature (B, d) -> drawn feature, mean and log variance, (B, d) each
     """
 
     def __init__(self, width: int) -> None:
+        """Create an untrained head for features of a width."""
         super().__init__()
         self.parameters_of = nn.Linear(width, 2 * width)
         with torch.no_grad():
             self.parameters_of.weight.zero_()[:width].fill_diagonal_(1)
-            self.parameters_of.bias.zero_()[width:] = -6  # a deviation of 0.05
+            self.parameters_of.bias.zero_()[width:] = -6  # exp(-6 / 2) is 0.05
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a draw (in evaluation the mean itself), the mean, and the log variance."""
         mean, log_variance = self.parameters_of(feature).float().chunk(2, dim=-1)
         log_variance = log_variance.clamp(-10, 10)
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
         return mean + noise * (0.5 * log_variance).exp(), mean, log_variance
-
-
-class Branch(nn.Module):
-    """Phi: a face (B, P, 3) in farthest-point order -> feature R (B, d) -> decoded face (B, P, 3), class logits."""
-
-    def __init__(self, sizes: ModelSizes, classes: int, gaussian: bool = False) -> None:
-        super().__init__()
-        width = sizes.feature_width
-        self.encoder = Encoder(sizes.encoder)
-        self.gaussian = GaussianHead(width) if gaussian else None
-        self.decoder = FaceLayers((width, *sizes.decoder_widths), sizes.points)
-        self.classifier = Classifier(
-            width, sizes.classifier_widths, classes, sizes.classifier_dropout
-        )
-
-    def encode(self, face: Tensor) -> Tensor:
-        return self.encode_distribution(face)[0]
-
-    def encode_distribution(self, face: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Feature, and the mean and log variance it was drawn from if the branch has a Gaussian head."""
-        feature = self.encoder(face).float()
-        return self.gaussian(feature) if self.gaussian else (feature, None, None)
-
-    def forward(self, face: Tensor) -> Tensor:
-        """The decoded face."""
-        return self.decoder(self.encode(face))

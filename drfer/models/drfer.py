@@ -1,4 +1,7 @@
-"""DrFER as a whole: two branches, their cross-over and the fusion module (figure 2 of the paper)."""
+"""DrFER as a whole: two branches, their cross-over and the fusion module (figure 2).
+
+Built in notebook 05.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +19,47 @@ from drfer.models.points import farthest_point_sample, gather
 
 @dataclass(frozen=True)
 class Disentangled:
-    """Everything one forward pass makes of a batch of faces; symbols are the paper's. Faces: (B, P, 3)."""
+    """All that one forward pass makes of a batch of faces F, under the paper's symbols.
+
+    Faces have the shape (B, P, 3), in frame units.
+    """
 
     expression_feature: Tensor
-    """R_exp, (B, d)"""
+    """R_exp, shape (B, d)."""
     expression_face: Tensor
-    """F_exp, the de-identified face: what only the expression branch keeps"""
+    """F_exp = Phi_exp(F), the de-identified face: only the expression is left."""
     identity_face: Tensor
-    """F_id, the de-expressed face"""
+    """F_id = Phi_id(F), the de-expressed face: only the identity is left."""
     identity_of_expression_face: Tensor
-    """F_exp_id = Phi_id(F_exp): neither, so the mean neutral face"""
+    """F_exp_id = Phi_id(F_exp): neither is left, so it should be the mean neutral face."""
     expression_of_identity_face: Tensor
-    """F_id_exp = Phi_exp(F_id): likewise"""
+    """F_id_exp = Phi_exp(F_id): likewise."""
     fused_face: Tensor | None
-    """Upsilon(F_exp, F_id), the input again; None without the fusion module"""
+    """Upsilon(F_exp, F_id), which should be F again; None if it was not asked for."""
     feature_mean: Tensor | None = None
+    """Mean of the Gaussian that R_exp was drawn from, shape (B, d), in the KL and JS ablations."""
     feature_log_variance: Tensor | None = None
+    """Log variance of that Gaussian, shape (B, d)."""
 
 
 class DrFER(nn.Module):
-    """Phi_exp, Phi_id and Upsilon. The cross-over adds no module: it runs each branch's face through the other."""
+    """Both branches and the fusion module.
+
+    The cross-over adds no module: it sends each branch's decoded face through the other branch.
+
+    Attributes:
+        expression: Phi_exp, whose classifier tells the six expressions apart.
+        identity: Phi_id, whose classifier tells the training subjects apart.
+        fusion: Upsilon.
+    """
 
     def __init__(self, sizes: ModelSizes, subjects: int) -> None:
+        """Create an untrained model.
+
+        Args:
+            sizes: widths of all layers.
+            subjects: how many training subjects the identity classifier tells apart.
+        """
         super().__init__()
         self.expression = Branch(sizes, len(EXPRESSIONS), gaussian=sizes.gaussian_feature)
         self.identity = Branch(sizes, subjects)
@@ -46,19 +68,29 @@ class DrFER(nn.Module):
     def disentangle(
         self, face: Tensor, fuse: bool = True, count_decoded: bool = False
     ) -> Disentangled:
-        """face: (B, P, 3), frame units, in farthest-point order. count_decoded: whether a training's running statistics
-        follow the decoded faces of the cross-over too."""
+        """Take faces apart into expression and identity, cross the parts over, and fuse them again.
+
+        Args:
+            face: shape (B, P, 3), frame units, in farthest-point order.
+            fuse: whether the fusion module puts the parts together again.
+            count_decoded: whether in training the running statistics of batch norm follow the
+                decoded faces of the cross-over too. By default they follow scans alone, which are
+                what a trained model reads.
+
+        Returns:
+            Every feature and face of figure 2.
+        """
         feature, mean, log_variance = self.expression.encode_distribution(face)
         expression_face = self.expression.decoder(feature)
         identity_face = self.identity(face)
-        expression_ordered, identity_ordered = reorder(expression_face), reorder(identity_face)
-        with (
-            nullcontext()
-            if count_decoded
-            else running_statistics_kept(self.expression, self.identity)
-        ):
+
+        expression_ordered = reorder(expression_face)
+        identity_ordered = reorder(identity_face)
+        counting = nullcontext() if count_decoded else _statistics_kept(self)
+        with counting:
             identity_of_expression_face = self.identity(expression_ordered)
             expression_of_identity_face = self.expression(identity_ordered)
+
         return Disentangled(
             expression_feature=feature,
             expression_face=expression_face,
@@ -71,17 +103,31 @@ class DrFER(nn.Module):
         )
 
 
-@contextmanager
-def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
-    """Batch norm inside trains on each batch's own statistics, but does not count them into the running ones.
+def reorder(face: Tensor) -> Tensor:
+    """Bring decoded faces into farthest-point order, which encoders expect.
 
-    Those serve a trained model, which reads scans, while every second batch of an encoder in stage iii is of decoded
-    faces, which are smoother. REPRODUCTION.md says what the mixture did.
+    A decoder gives its points in an order of its own. Gradients pass through to each point.
+
+    Args:
+        face: shape (B, P, 3).
+
+    Returns:
+        The same points in another order, shape (B, P, 3).
+    """
+    return gather(face, farthest_point_sample(face, face.shape[1]))
+
+
+@contextmanager
+def _statistics_kept(model: DrFER) -> Iterator[None]:
+    """Keep the branches' running statistics as they are; each batch is normed by itself either way.
+
+    Of what the encoders see in stage iii, every second batch is of decoded faces, which are smoother
+    than scans. REPRODUCTION.md says what running statistics of the mixture did.
     """
     norms = [
         layer
-        for module in modules
-        for layer in module.modules()
+        for branch in (model.expression, model.identity)
+        for layer in branch.modules()
         if isinstance(layer, nn.BatchNorm1d)
     ]
     momenta = [norm.momentum for norm in norms]
@@ -92,8 +138,3 @@ def running_statistics_kept(*modules: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
-
-
-def reorder(face: Tensor) -> Tensor:
-    """A decoded face (B, P, 3) in farthest-point order, as the encoders expect; gradients pass through."""
-    return gather(face, farthest_point_sample(face, face.shape[1]))

@@ -1,114 +1,165 @@
-"""The PointNet++ encoder (Qi et al. 2017), single-scale grouping, for clouds in farthest-point order."""
+"""The PointNet++ encoder (Qi et al. 2017, single-scale grouping): from a cloud to one feature.
+
+This is the definition. A set abstraction level samples centroids, groups the points around each of
+them into a ball, and lets a small PointNet (shared layers and a maximum) describe each ball by one
+feature. Two such levels, and a last one over all points that remain, make the encoder of the
+branches and of the fusion module (section III.B and figure 3 a of the DrFER paper).
+
+`drfer.fast.encoder.FastEncoder` computes the same from the same weights in less time on a CPU.
+
+Built in notebook 02.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from drfer.fast.rows import norm_relu_linear, norm_relu_linear_norm_maximum
 from drfer.models.points import ball_query, gather
 
 
 @dataclass(frozen=True)
 class SetAbstractionSizes:
-    """One set abstraction level."""
+    """Sizes of one set abstraction level."""
 
-    centres: int
-    """number of centroids, the first ones of the cloud (farthest-point order makes sampling a slice)"""
+    centroids: int
+    """How many centroids are sampled."""
     radius: float
-    """of the ball around a centroid, in frame units"""
+    """Radius of the ball around a centroid, in frame units."""
     neighbours: int
-    """points in a ball"""
+    """How many points a ball takes."""
     widths: tuple[int, ...]
-    """of the shared layers of its PointNet, two at least"""
+    """Output widths of the shared layers, the last of which is that of the level's features."""
 
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """levels: the grouped levels. global_widths: the last level's, whose last is the feature's width."""
+    """Sizes of an encoder."""
 
     levels: tuple[SetAbstractionSizes, ...]
+    """Of the set abstraction levels that group points into balls."""
     global_widths: tuple[int, ...]
+    """Of the shared layers of the last level, which takes all remaining points as one group."""
 
     @property
     def pooled_widths(self) -> tuple[int, ...]:
-        """Width of each level's output, the global feature last."""
+        """Width of each level's features, that of the global feature last."""
         return (*(level.widths[-1] for level in self.levels), self.global_widths[-1])
 
 
 class SharedMLP(nn.Module):
-    """Linear - batch norm - ReLU on every row, then the maximum over each group of rows: (G * members, C) -> (G, C').
+    """Layers that treat every row alike: linear, batch norm and ReLU, as often as there are widths.
 
-    The maximum goes before the last ReLU, since both are monotone: max(relu(h)) = relu(max(h)).
+    Shapes:
+        rows (..., C) -> (..., C'), with C the first and C' the last of the widths.
     """
 
-    def __init__(self, widths: Sequence[int], first_is_done: bool = False) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
+        """Create the layers; `widths` are the input's width and each layer's output width."""
         super().__init__()
-        pairs = list(zip(widths, widths[1:]))
-        self.linears = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairs[first_is_done:])
-        self.norms = nn.ModuleList(nn.BatchNorm1d(b) for _, b in pairs)
-        self.first_is_done = first_is_done
+        self.linears = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in widths[1:])
 
-    def forward(self, rows: Tensor, members: int) -> Tensor:
-        linears = list(self.linears)
-        if not self.first_is_done:
-            rows = linears.pop(0)(rows)
-        for norm, linear in zip(self.norms, linears[:-1]):
-            rows = norm_relu_linear(rows, norm, linear.weight)
-        *_, norm, last = self.norms
-        return norm_relu_linear_norm_maximum(rows, norm, linears[-1].weight, last, members).relu()
+    def forward(self, rows: Tensor) -> Tensor:
+        """Apply the layers to each row."""
+        leading = rows.shape[:-1]
+        rows = rows.flatten(0, -2)
+        for linear, norm in zip(self.linears, self.norms):
+            rows = norm(linear(rows)).relu()
+        return rows.unflatten(0, leading)
 
 
 class SetAbstraction(nn.Module):
-    """Sampling, grouping and a PointNet in each ball: (B, N, 3) and (B, N, C) -> (B, S, 3) and (B, S, C').
+    r"""One set abstraction level: sample centroids, group points around them, describe each group.
 
-    The first layer runs before grouping, which is exact because it is linear: for a point j in the ball of
-    centroid i, W [x_j - x_i; f_j] = (W_x x_j + W_f f_j) - W_x x_i. So it costs N rows instead of S * K. (In bfloat16
-    x_j is rounded before the difference, as if by 0.2 mm.)
+    The feature of centroid i is the maximum over the points j in its ball N(i),
+
+        f'_i = max_{j in N(i)} h([x_j - x_i ; f_j]),
+
+    where h are the shared layers. Coordinates relative to the centroid make the feature local, and
+    the maximum makes it independent of the order of the points in a ball.
+
+    Centroids are the farthest points of the cloud. Clouds come in farthest-point order, and of such
+    a cloud the first S points are the sample of S points, so that sampling is a slice:
+
+        >>> from drfer.models.points import farthest_point_sample
+        >>> cloud = torch.rand(1, 100, 3)
+        >>> cloud = gather(cloud, farthest_point_sample(cloud, 100))
+        >>> farthest_point_sample(cloud, 8)
+        tensor([[0, 1, 2, 3, 4, 5, 6, 7]])
+
+    Shapes:
+        points (B, N, 3) and features (B, N, C) -> centroids (B, S, 3) and features (B, S, C')
     """
 
     def __init__(self, channels: int, sizes: SetAbstractionSizes) -> None:
+        """Create a level whose points come with features of `channels` numbers, 0 for none."""
         super().__init__()
         self.sizes = sizes
-        self.place = nn.Linear(3, sizes.widths[0], bias=False)
-        self.feature = nn.Linear(channels, sizes.widths[0], bias=False) if channels else None
-        self.shared = SharedMLP((3 + channels, *sizes.widths), first_is_done=True)
+        self.shared = SharedMLP((3 + channels, *sizes.widths))
 
-    def forward(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        centres = points[:, : self.sizes.centres]
-        neighbours = ball_query(points, centres, self.sizes.radius, self.sizes.neighbours)
-        placed = self.place(points)
-        rows = placed if self.feature is None else placed + self.feature(features)
-        grouped = gather(rows, neighbours) - placed[:, : self.sizes.centres, None]
-        batch, groups, members, width = grouped.shape
-        return centres, self.shared(grouped.view(-1, width), members).view(batch, groups, -1)
+    def forward(self, points: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the centroids and a feature of each.
+
+        Args:
+            points: clouds in farthest-point order, shape (B, N, 3), frame units.
+            features: one for each point, shape (B, N, C); None at the first level.
+
+        Returns:
+            Centroids, shape (B, S, 3), again in farthest-point order; their features, (B, S, C').
+        """
+        sizes = self.sizes
+        centroids = points[:, : sizes.centroids]  # the farthest points, thanks to the cloud's order
+        neighbours = ball_query(points, centroids, sizes.radius, sizes.neighbours)
+        rows = gather(points, neighbours) - centroids[:, :, None]
+        if features is not None:
+            rows = torch.cat([rows, gather(features, neighbours)], dim=-1)
+        return centroids, self.shared(rows).amax(dim=2)
 
 
 class Encoder(nn.Module):
-    """PointNet++ encoder: a cloud (B, N, 3) in farthest-point order -> its feature (B, d).
+    """The whole encoder: set abstraction levels, and a last one that takes all points as one group.
 
-    `multiscale` also gives the pooled feature of every level, for the fusion module's skip connections.
+    At the paper's sizes 2,048 points become 512 centroids, then 128, then one feature R of 1,024
+    numbers.
+
+    Shapes:
+        cloud (B, N, 3) -> feature (B, d)
     """
 
     def __init__(self, sizes: EncoderSizes) -> None:
+        """Create an untrained encoder of these sizes."""
         super().__init__()
-        channels = (0, *sizes.pooled_widths)
+        channels = (0, *(level.widths[-1] for level in sizes.levels))
         self.levels = nn.ModuleList(
-            SetAbstraction(c, level) for c, level in zip(channels, sizes.levels)
+            SetAbstraction(width, level) for width, level in zip(channels, sizes.levels)
         )
-        self.whole = SharedMLP((3 + channels[len(sizes.levels)], *sizes.global_widths))
+        self.whole = SharedMLP((3 + channels[-1], *sizes.global_widths))
 
     def forward(self, cloud: Tensor) -> Tensor:
+        """Return the feature, shape (B, d), of clouds in farthest-point order, shape (B, N, 3)."""
         return self.multiscale(cloud)[-1]
 
     def multiscale(self, cloud: Tensor) -> list[Tensor]:
-        """Pooled features, (B, width) a level, the global feature last."""
-        points, features, pooled = cloud, None, []
+        """Return a feature of the whole cloud from every level, fine to coarse.
+
+        The fusion module's skip connections take these.
+
+        Args:
+            cloud: clouds in farthest-point order, shape (B, N, 3), frame units.
+
+        Returns:
+            For each set abstraction level the maximum of its features over all centroids, shape
+            (B, C'); and, last, the global feature that `forward` returns, shape (B, d).
+        """
+        points, features = cloud, None
+        pooled = []
         for level in self.levels:
             points, features = level(points, features)
             pooled.append(features.amax(dim=1))
-        rows = torch.cat([points.to(features.dtype), features], dim=-1)
-        return [*pooled, self.whole(rows.flatten(0, 1), members=rows.shape[1])]
+        rows = torch.cat([points, features], dim=-1)
+        return [*pooled, self.whole(rows).amax(dim=1)]
