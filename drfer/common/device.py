@@ -1,21 +1,23 @@
-"""Where and how numbers are computed: device, precision, threads, and how memory is kept."""
+"""Where and how numbers are computed: device, precision, and how memory is kept."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from drfer.common.errors import check_known
+
 
 def device() -> torch.device:
-    """The GPU if there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def has_bfloat16() -> bool:
-    """Whether this machine's processor (or GPU) computes in bfloat16 natively."""
+    """Return whether the processor (the GPU, if there is one) computes in bfloat16 by itself."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(
@@ -23,27 +25,40 @@ def has_bfloat16() -> bool:
     )
 
 
-def autocast(precision: str):
-    """Context in which matrix products run at a precision: "float32", "bfloat16" or "auto" (bfloat16 where native)."""
-    wanted = precision == "bfloat16" or (precision == "auto" and has_bfloat16())
-    return torch.autocast(device().type, torch.bfloat16) if wanted else nullcontext()
+def autocast(precision: str) -> AbstractContextManager:
+    """Return a context in which matrix products run at a precision.
+
+    Args:
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the processor computes in it.
+
+    Raises:
+        DrferError: there is no such precision.
+    """
+    check_known("precision", precision, ("float32", "bfloat16", "auto"))
+    if precision == "bfloat16" or (precision == "auto" and has_bfloat16()):
+        return torch.autocast(device().type, torch.bfloat16)
+    return nullcontext()
 
 
-def fork_rng():
-    """Context that leaves torch's global generators as they were, touching no GPU but the one in use."""
+def fork_rng() -> AbstractContextManager:
+    """Return a context after which torch's global generators are as they were before it.
+
+    No GPU is touched but the one in use.
+    """
     return torch.random.fork_rng([torch.cuda.current_device()] if device().type == "cuda" else [])
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory instead of returning it to the system (Linux; elsewhere nothing happens).
+    """Tell glibc to keep freed memory instead of returning it to the system.
 
-    A training step frees and takes the same few hundred megabytes again and again; given back each time, the
-    page faults cost half of the step.
+    A training step frees and takes the same few hundred megabytes again and again. If they are given
+    back each time, page faults cost half of the step. On other systems than Linux nothing happens.
     """
     if platform.system() != "Linux":
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        m_trim_threshold, m_mmap_max = -1, -4
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, ctypes.c_int(-1))
+        trim_threshold = -1
+        mmap_max = -4
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, ctypes.c_int(-1))

@@ -137,34 +137,28 @@ def test_triplet_is_that_of_the_loops_and_so_is_its_gradient(mining, normalised,
 )
 def test_triplets_worked_by_hand(mining, by_hand):
     # anchor 0, positive at squared distance 1: negatives at 0.64, 1.44, 9, so 1.44 is semi-hard; anchor 1: all too far
-    features, labels = (
-        torch.tensor([[0.0], [1], [-0.8], [-1.2], [3]]).double(),
-        torch.tensor([0, 0, 1, 2, 3]),
-    )
-    torch.testing.assert_close(
-        triplet_loss(features, labels, 0.5, mining, normalised=False).item(), by_hand
-    )
+    features = torch.tensor([[0.0], [1], [-0.8], [-1.2], [3]]).double()
+    labels = torch.tensor([0, 0, 1, 2, 3])
+    value = triplet_loss(features, labels, 0.5, mining, normalised=False)
+    torch.testing.assert_close(value.item(), by_hand)
 
 
 def test_semi_hard_takes_the_farthest_where_no_negative_is_farther_than_the_positive():
-    features, labels = torch.tensor([[0.0], [2], [0.5], [-1]]).double(), torch.tensor([0, 0, 1, 2])
+    features = torch.tensor([[0.0], [2], [0.5], [-1]]).double()
+    labels = torch.tensor([0, 0, 1, 2])
     # anchor 0: positive at 4, negatives at 0.25 and 1; anchor 1: positive at 4, negatives at 2.25 and 9
     expected = ((4 - 1 + 0.3) + 0) / 2
-    torch.testing.assert_close(
-        triplet_loss(features, labels, 0.3, normalised=False).item(), expected
-    )
+    value = triplet_loss(features, labels, 0.3, normalised=False)
+    torch.testing.assert_close(value.item(), expected)
 
 
 def test_a_negative_as_far_as_the_positive_is_not_semi_hard():
-    features, labels = (
-        torch.tensor([[0.0, 0], [1, 0], [0, 1], [0, -2]]).double(),
-        torch.tensor([0, 0, 1, 2]),
-    )
+    features = torch.tensor([[0.0, 0], [1, 0], [0, 1], [0, -2]]).double()
+    labels = torch.tensor([0, 0, 1, 2])
     # anchor 0: positive at 1, negatives at 1 and 4; anchor 1: positive at 1, negatives at 2 and 5
     expected = (max(0, 1 - 4 + 2.5) + (1 - 2 + 2.5)) / 2
-    torch.testing.assert_close(
-        triplet_loss(features, labels, 2.5, normalised=False).item(), expected
-    )
+    value = triplet_loss(features, labels, 2.5, normalised=False)
+    torch.testing.assert_close(value.item(), expected)
 
 
 @pytest.mark.parametrize("mining", MININGS)
@@ -222,24 +216,18 @@ def test_the_papers_numbers_are_the_defaults():
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_cross_over_loss_adds_both_streams(reduction):
     here, there, neutral = random(2, 9, 3), random(2, 9, 3, seed=1), random(2, 7, 3, seed=2)
-    expected = chamfer_by_loops(here, neutral, reduction) + chamfer_by_loops(
-        there, neutral, reduction
-    )
-    torch.testing.assert_close(
-        cross_over_loss(here, there, neutral, reduction).item(), expected.mean().item()
-    )
+    expected = chamfer_by_loops(here, neutral, reduction)
+    expected = expected + chamfer_by_loops(there, neutral, reduction)
+    value = cross_over_loss(here, there, neutral, reduction)
+    torch.testing.assert_close(value.item(), expected.mean().item())
     inputs = (here.requires_grad_(), there.requires_grad_())
     assert gradcheck(lambda a, b: cross_over_loss(a, b, neutral, reduction), inputs)
 
 
 def test_kl_is_that_of_the_distributions():
     mean, log_variance = random(6, 5), random(6, 5, seed=1)
-    exact = (
-        kl_of_distributions(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
-        .sum(dim=1)
-        .mean()
-    )
-    torch.testing.assert_close(kl_divergence(mean, log_variance), exact)
+    exact = kl_of_distributions(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
+    torch.testing.assert_close(kl_divergence(mean, log_variance), exact.sum(dim=1).mean())
 
 
 def test_js_is_that_of_the_distributions_and_their_geometric_mean():
@@ -272,11 +260,9 @@ def test_js_is_the_same_from_either_side():
 def test_divergences_are_0_at_the_standard_gaussian_and_positive_elsewhere(divergence):
     zero = torch.zeros(3, 4)
     assert divergence(zero, zero).item() == 0
-    assert (
-        divergence(zero + 0.1, zero) > 0
-        and divergence(zero, zero - 0.1) > 0
-        and divergence(zero, zero + 0.1) > 0
-    )
+    assert divergence(zero + 0.1, zero) > 0
+    assert divergence(zero, zero - 0.1) > 0
+    assert divergence(zero, zero + 0.1) > 0
 
 
 @pytest.mark.parametrize("divergence", [kl_divergence, js_divergence])
@@ -284,10 +270,8 @@ def test_divergences_have_the_gradient_of_their_differences_and_stay_finite(dive
     assert gradcheck(
         divergence, (random(3, 4).requires_grad_(), random(3, 4, seed=1).requires_grad_())
     )
-    mean, log_variance = (
-        torch.full((2, 2), 30.0),
-        torch.tensor([[-10.0, 10], [10, -10]], requires_grad=True),
-    )
+    mean = torch.full((2, 2), 30.0)
+    log_variance = torch.tensor([[-10.0, 10], [10, -10]], requires_grad=True)
     value = divergence(mean, log_variance)
     value.backward()
     assert value.isfinite() and log_variance.grad.isfinite().all()
@@ -295,11 +279,8 @@ def test_divergences_have_the_gradient_of_their_differences_and_stay_finite(dive
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_gives_the_same():
-    a, b, features = (
-        random(2, 50, 3).float(),
-        random(2, 40, 3, seed=1).float(),
-        random(10, 4).float(),
-    )
+    a, b = random(2, 50, 3).float(), random(2, 40, 3, seed=1).float()
+    features = random(10, 4).float()
     torch.testing.assert_close(chamfer_distance(a.cuda(), b.cuda()).cpu(), chamfer_distance(a, b))
     torch.testing.assert_close(
         triplet_loss(features.cuda(), LABELS.cuda()).cpu(), triplet_loss(features, LABELS)

@@ -9,10 +9,8 @@ from drfer.fast.rows import norm_relu_linear, norm_relu_linear_norm_maximum
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MEMBERS = 16
-TOLERANCE = {
-    torch.float32: 1e-5,
-    torch.bfloat16: 4e-2,
-}  # of the largest value; bfloat16 keeps 8 bits, and sums cancel
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2}
+"""Of the largest value; bfloat16 keeps 8 bits, and sums cancel."""
 
 
 def plain_linear(rows, norm, dtype=torch.float32):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from drfer.common.errors import ShapeError
-from drfer.models import points as pointops
+from drfer.models import points as operators
 from drfer.models.points import (
+    backends,
     ball_query,
     ball_query_plain,
-    farthest_point_order,
     farthest_point_sample,
     farthest_point_sample_plain,
     gather,
@@ -42,8 +42,8 @@ def by_loops(loop, *clouds):
     return torch.tensor([loop(*members) for members in zip(*clouds)])
 
 
-def farthest_by_loops(points, count, start=0):
-    chosen = [start]
+def farthest_by_loops(points, count):
+    chosen = [0]
     while len(chosen) < count:
         distances = [min(squared(point - points[i]) for i in chosen) for point in points]
         chosen.append(distances.index(max(distances)))
@@ -60,11 +60,11 @@ def is_farthest_order(points, order):
     return True
 
 
-def ball_by_loops(points, centres, radius, count):
+def ball_by_loops(points, centroids, radius, count):
     groups = []
-    for centre in centres:
+    for centroid in centroids:
         inside = [
-            i for i, point in enumerate(points) if squared(point - centre) <= radius * radius
+            i for i, point in enumerate(points) if squared(point - centroid) <= radius * radius
         ][:count]
         groups.append(inside + [inside[0] if inside else 0] * (count - len(inside)))
     return groups
@@ -106,13 +106,6 @@ def test_farthest_points_begin_at_point_0(sample, total):
     assert sample(random_clouds(3, total, seed=2), 1).tolist() == [[0]] * 3
 
 
-@pytest.mark.parametrize("start", [0, 1, 57, 99])
-def test_farthest_point_order_begins_where_it_is_told(start):
-    points = random_clouds(1, 100, seed=3)[0].numpy()
-    order = farthest_point_order(points, 30, start).tolist()
-    assert order == farthest_by_loops(points.astype(np.float64), 30, start)
-
-
 @pytest.mark.parametrize("sample", SAMPLERS)
 def test_the_first_farthest_points_are_the_smaller_sample(sample):
     clouds = random_clouds(2, 500, seed=4)
@@ -142,7 +135,7 @@ def test_duplicates_are_sampled_last(sample):
 def test_torch_cluster_samples_the_same_points(batch, total, count):
     pytest.importorskip("torch_cluster")
     clouds = random_clouds(batch, total, seed=6)
-    there = pointops._farthest_point_sample_cluster(clouds, count)
+    there = operators._farthest_point_sample_cluster(clouds, count)
     assert there.equal(farthest_point_sample_plain(clouds, count))
     assert there.equal(farthest_point_sample(clouds, count))
 
@@ -152,21 +145,19 @@ def test_torch_cluster_samples_the_same_points(batch, total, count):
 @pytest.mark.parametrize("batch, total", SIZES)
 @pytest.mark.parametrize("radius, count", [(0.3, 4), (0.8, 8), (2.0, 16)])
 def test_balls_hold_the_points_of_the_loops(query, batch, total, radius, count, dtype):
-    clouds, centres = (
-        random_clouds(batch, total, dtype=dtype),
-        random_clouds(batch, 11, seed=1, dtype=dtype),
-    )
+    clouds = random_clouds(batch, total, dtype=dtype)
+    centroids = random_clouds(batch, 11, seed=1, dtype=dtype)
     expected = by_loops(
-        lambda points, middles: ball_by_loops(points, middles, radius, count), clouds, centres
+        lambda points, middles: ball_by_loops(points, middles, radius, count), clouds, centroids
     )
-    assert query(clouds, centres, radius, count).equal(expected)
+    assert query(clouds, centroids, radius, count).equal(expected)
 
 
 @pytest.mark.parametrize("query", BALLS)
 def test_a_ball_with_too_few_points_repeats_its_first_and_an_empty_one_point_0(query):
     points = torch.tensor([[[9.0, 0, 0], [0, 0, 0], [0.5, 0, 0], [1, 0, 0], [9, 0, 0]]])
-    centres = torch.tensor([[[0.0, 0, 0], [9, 0, 0], [0, 50, 0]]])
-    assert query(points, centres, 0.7, 4).tolist() == [[[1, 2, 1, 1], [0, 4, 0, 0], [0, 0, 0, 0]]]
+    centroids = torch.tensor([[[0.0, 0, 0], [9, 0, 0], [0, 50, 0]]])
+    assert query(points, centroids, 0.7, 4).tolist() == [[[1, 2, 1, 1], [0, 4, 0, 0], [0, 0, 0, 0]]]
 
 
 @pytest.mark.parametrize("query", BALLS)
@@ -205,10 +196,8 @@ def test_duplicates_fill_a_ball_in_their_order(query):
 @pytest.mark.parametrize("find", NEIGHBOURS)
 @pytest.mark.parametrize("batch, total", SIZES)
 def test_nearest_points_are_those_of_the_loops(find, batch, total, dtype):
-    queries, points = (
-        random_clouds(batch, 70, dtype=dtype),
-        random_clouds(batch, total, seed=1, dtype=dtype),
-    )
+    queries = random_clouds(batch, 70, dtype=dtype)
+    points = random_clouds(batch, total, seed=1, dtype=dtype)
     assert find(queries, points).equal(by_loops(nearest_by_loops, queries, points))
 
 
@@ -222,16 +211,6 @@ def test_of_equally_near_points_the_lowest_index_is_taken(find):
     ]
 
 
-@pytest.mark.parametrize("broken", ["query", "first point", "all points"])
-def test_nearest_stays_within_the_cloud_where_a_point_is_not_a_number(broken):
-    queries, points = random_clouds(2, 300), random_clouds(2, 40, seed=1)
-    {"query": queries, "first point": points[:, :1], "all points": points}[broken].fill_(
-        float("nan")
-    )
-    index = nearest(queries, points)
-    assert 0 <= index.min() and index.max() < 40
-
-
 @pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 2, 3)])
 def test_gather_takes_each_index_from_its_own_cloud(shape):
     generator = np.random.default_rng(9)
@@ -239,8 +218,8 @@ def test_gather_takes_each_index_from_its_own_cloud(shape):
     index = torch.from_numpy(generator.integers(0, 13, size=shape))
     taken = gather(values, index)
     assert taken.shape == (*shape, 4)
-    for place in np.ndindex(shape):
-        assert taken[place].equal(values[place[0], index[place]])
+    for where in np.ndindex(shape):
+        assert taken[where].equal(values[where[0], index[where]])
 
 
 def test_gather_passes_gradients_back_also_to_a_row_taken_twice():
@@ -279,8 +258,60 @@ def test_the_operators_take_clouds_that_are_views_or_need_gradients():
     assert nearest(view[:, :5], view).equal(nearest(copy[:, :5], copy))
 
 
-def test_backends_name_what_serves_either_device():
-    assert pointops.backends().keys() == {"cpu", "cuda"}
+def test_backends_say_what_serves_either_device(monkeypatch):
+    assert backends().keys() == {"cpu", "cuda"}
+    assert "numba" in backends()["cpu"]
+    monkeypatch.setenv("DRFER_FAST", "0")
+    assert "plain" in backends()["cpu"] and "DRFER_FAST" in backends()["cpu"]
+
+
+@pytest.mark.parametrize(
+    "version, said", [(-1, "built for the CPU only"), (12080, "built with CUDA")]
+)
+def test_backends_name_torch_cluster_on_a_gpu_only_if_it_is_built_for_it(
+    version, said, monkeypatch
+):
+    pytest.importorskip("torch_cluster")
+    monkeypatch.setattr(torch.ops.torch_cluster, "cuda_version", lambda: version)
+    assert said in backends()["cuda"]
+
+
+def test_a_torch_cluster_that_cannot_be_loaded_is_none(monkeypatch):
+    pytest.importorskip("torch_cluster")
+
+    def undefined_symbol(name):
+        raise OSError("undefined symbol")
+
+    monkeypatch.setattr(operators.importlib, "import_module", undefined_symbol)
+    assert not operators.torch_cluster_has_cuda()
+
+
+OPERATORS = {
+    "farthest_point_sample": lambda cloud: farthest_point_sample(cloud, 9),
+    "ball_query": lambda cloud: ball_query(cloud, cloud[:, :5], 0.7, 4),
+    "nearest": lambda cloud: nearest(cloud[:, :5] + 0.1, cloud),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("switch, form", [("0", "plain"), ("1", "compiled"), (None, "compiled")])
+def test_one_switch_chooses_between_compiled_loops_and_plain_torch(name, switch, form, monkeypatch):
+    called = []
+
+    def spied(said, function):
+        return lambda *arguments: (called.append(said), function(*arguments))[1]
+
+    plain, compiled = getattr(operators, f"{name}_plain"), getattr(operators.compiled, name)
+    monkeypatch.setattr(operators, f"{name}_plain", spied("plain", plain))
+    monkeypatch.setattr(operators.compiled, name, spied("compiled", compiled))
+    monkeypatch.delenv("DRFER_FAST", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("DRFER_FAST", switch)
+    clouds = random_clouds(2, 40)
+    index = OPERATORS[name](clouds)
+    assert called == [form]
+    monkeypatch.setenv("DRFER_FAST", "1" if form == "plain" else "0")
+    assert index.equal(OPERATORS[name](clouds)) and len(set(called)) == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
