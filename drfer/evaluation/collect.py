@@ -14,6 +14,7 @@ from drfer.evaluation.experiment import Experiment, Run
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import Request, measured_runs, plan
 from drfer.evaluation.result import Result, load_result, write_json
+from drfer.evaluation.result_format import parse_provenance
 from drfer.evaluation.rows import ROWS
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
@@ -54,22 +55,34 @@ def earlier_result(request: Request, faces: FaceSet, store: Store, folder: Path)
 
     Raises:
         DrferError: the folder holds results of other data, another preset, seed or protocol, or of
-            another version of the code. They would be lost, or mixed with those of today.
+            another version of the code, which would be lost or mixed with those of today; or files
+            that are no results.
     """
+    _load_provenance(folder)
     empty = Result(_heading(request, faces))
     if not (folder / "result.json").exists():
         return empty
+    earlier = load_result(folder)
     try:
-        result = load_result(folder).merged(empty)
-        for entry in result.select("test"):
-            seed = request.seed + entry["repeat"]
-            run = Run(request.preset, entry["fold"], seed, entry["repeat"])
-            row = ROWS[entry["row"]]
-            if entry["result"] != Experiment(run.change(row), faces, store).name(row.stage):
-                raise DrferError("results of another version of drfer cannot be put together")
+        result = earlier.merged(empty)
+        if not all(_is_of_today(entry, request, faces, store) for entry in result.entries.values()):
+            raise DrferError("results of another version of drfer cannot be put together")
     except DrferError as error:
         raise DrferError(f"{folder}: {error}; choose another --out, or move it away") from None
     return result
+
+
+def _is_of_today(entry: dict, request: Request, faces: FaceSet, store: Store) -> bool:
+    """Whether an entry has the name that today's code gives to what it is of."""
+    kind, repeat, fold = entry["kind"], entry["repeat"], entry["fold"]
+    if kind == "fold":
+        return True
+    run = Run(request.preset, fold, request.seed + repeat, repeat)
+    if kind == "test":
+        row = ROWS[entry["row"]]
+        return entry["result"] == Experiment(run.change(row), faces, store).name(row.stage)
+    runs = measured_runs(kind, run)
+    return entry["result"] in [Experiment(each, faces, store).measure_name(kind) for each in runs]
 
 
 def _heading(request: Request, faces: FaceSet) -> dict:
@@ -108,11 +121,16 @@ def _entries_of(run: Run, request: Request, faces: FaceSet, store: Store) -> lis
 
 
 def _samples(request: Request, faces: FaceSet, store: Store) -> dict[str, np.ndarray]:
-    if "samples" not in request.measures:
+    """The arrays of the first run, if they were asked for and are there."""
+    experiment = Experiment(request.runs()[0], faces, store)
+    name = experiment.measure_name("samples")
+    if "samples" not in request.measures or store.record(name) is None:
         return {}
-    name = Experiment(request.runs()[0], faces, store).measure_name("samples")
     stored = store.load(name)
-    return {key: tensor.numpy() for key, tensor in stored[0].items()} if stored else {}
+    if stored is None:  # only now it was seen to be damaged
+        experiment.measure("samples")
+        stored = store.load(name)
+    return {key: tensor.numpy() for key, tensor in stored[0].items()}
 
 
 def _entry_name(entry: dict) -> str:
@@ -121,14 +139,16 @@ def _entry_name(entry: dict) -> str:
     return " / ".join((*parts, *more))
 
 
-def _load_provenance(folder: Path) -> dict:
+def _load_provenance(folder: Path) -> dict[str, dict]:
     path = folder / "provenance.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return parse_provenance(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
-        raise DrferError(f"{path} cannot be read ({error}); repair it or take it away") from None
-    if not isinstance(found, dict):
-        raise DrferError(f"{path} is not what drfer wrote; take it away")
-    return found
+    except OSError as error:
+        reason = error.strerror or error
+        raise DrferError(f"{path} cannot be read ({reason}); make it readable") from None
+    except Exception as error:  # whatever json makes of wrong bytes
+        raise DrferError(
+            f"{path} is not what this version of drfer wrote ({error!r}): take it away"
+        ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import traceback
 from collections import Counter
 from contextlib import redirect_stdout
@@ -22,8 +24,10 @@ from drfer.preprocessing.faceset import FaceSet
 
 MOST_LOSSES = 10
 """Workers that a job on Ray may lose, each with its memory or its node, before it has failed."""
-CONNECTION_SECONDS = 10
-"""After which a Ray cluster that does not answer is given up."""
+CONNECTION_SECONDS = 5
+"""After which an address where nothing listens is given up."""
+ANSWER_SECONDS = 20
+"""After which an address where something else than Ray listens is given up."""
 STATES = ("done", "running", "failed", "to do")
 
 
@@ -192,8 +196,8 @@ def _failed(ray, by_reference: dict, store: Store) -> set[str]:
 def _check_resources(workers: int | None, gpus: float, threads: int) -> None:
     if threads < 1:
         raise DrferError(f"a job cannot take {threads} threads; give --threads 1 or more")
-    if not gpus >= 0:
-        raise DrferError(f"a job cannot take {gpus} GPUs; give --gpus 0 or more")
+    if not gpus >= 0 or (gpus > 1 and gpus % 1):
+        raise DrferError(f"a job cannot take {gpus} GPUs; give --gpus 0, a fraction, 1, 2, ...")
     if workers is not None and workers < 1:
         raise DrferError(f"{workers} workers do nothing; give --workers 1 or more")
 
@@ -234,13 +238,19 @@ def _start_ray(address: str | None, cores: int | None):
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would try for minutes."""
-    if address in ("auto", "local"):
+    """Refuse an address where no cluster is; Ray itself would try for minutes, and say much."""
+    if address == "local":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECTION_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
+        if address != "auto":
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=CONNECTION_SECONDS).close()
+        if not address.startswith("ray://"):  # a cluster's own port, and not that of its clients
+            ray = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address"]
+            subprocess.run([*ray, address], timeout=ANSWER_SECONDS, check=True, capture_output=True)
+    except (OSError, ValueError, OverflowError, subprocess.SubprocessError) as error:
+        other = isinstance(error, subprocess.SubprocessError)
+        reason = "its health check fails" if other else error
         raise DrferError(
-            f"no Ray cluster answers at {address} ({error}); give --address HOST:PORT"
+            f"no Ray cluster answers at {address} ({reason}); give --address HOST:PORT"
         ) from None

@@ -1,6 +1,6 @@
 """An experiment: one fold of one preset on one set of faces, with a store for what it makes.
 
-`Experiment` is the thing to hold in hand. It trains stages, gives their models, tests them and
+`Experiment` is the class to start from. It trains stages, gives their models, tests them and
 measures them; what the store already has is not made again.
 
 Used from notebook 05 on; what its numbers mean is the matter of notebook 06.
@@ -36,7 +36,7 @@ from drfer.models.drfer import DrFER
 from drfer.preprocessing.faceset import FaceSet, preprocess
 from drfer.preprocessing.head_pose import PosedFaces, pose_faces, poses_hash
 from drfer.training.data import FoldData
-from drfer.training.stages import STAGES, LossSettings, Schedule, Stage
+from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Schedule, Stage
 from drfer.training.trainer import Trainer, fresh_model, predict
 
 CHECKPOINT_SECONDS = 20
@@ -72,9 +72,9 @@ class Run:
             raise DrferError(f"{self.seed} is no seed; give one from 0 to {LARGEST_SEED}")
 
     def change(self, row: Row) -> Run:
-        """Return this run as a row of a table has it."""
+        """Return these settings with the changes of a table's row."""
         preset = replace(self.preset, sizes=replace(self.preset.sizes, **row.sizes))
-        if row.schedule or row.augmentation or row.length != 1:
+        if row.augmentation or row.length != 1:
             schedules = {
                 name: _changed(preset.schedule(stage), row) for name, stage in STAGES.items()
             }
@@ -139,14 +139,22 @@ class Experiment:
     def model(self, *stages: str) -> DrFER:
         """Return a model with the weights that some stages gave it, on the training device.
 
-        Parts that none of these stages trained are untrained. A missing stage is trained first.
+        Parts that none of these stages trained are untrained; the sizes are those that the last of
+        them reads. A stage that the store does not have is trained first.
         """
         sizes, _ = self.run.settings_of(STAGES[stages[-1]])
         return self._assemble(stages, sizes)
 
     def test(self, stage: str) -> dict[str, list[int]]:
-        """Return "truth" and "predicted" of the test scans after a stage, as expression indices."""
-        return self.train(stage)["test"]
+        """Return "truth" and "predicted" of the test scans after a stage, as expression indices.
+
+        Raises:
+            DrferError: nobody is tested after this stage.
+        """
+        record = self.train(stage)
+        if "test" not in record:
+            raise DrferError(f"nobody is tested after {stage}: it does not train what is tested")
+        return record["test"]
 
     def measure(self, what: str) -> dict:
         """Return the record of a measure; made unless the store has it, and then kept there.
@@ -154,13 +162,13 @@ class Experiment:
         Args:
             what: its name in `MEASURES`.
         """
-        measure = MEASURES[what]
         name = self.measure_name(what)
-        for stage in measure.stages:
-            self.train(stage)
         with self.store.lock(name):
             if record := self.store.record(name):
                 return record
+            measure = MEASURES[what]
+            for stage in measure.stages:
+                self.train(stage)
             started = time.perf_counter()
             arrays, measured = measure.function(self)
             record = {
@@ -194,7 +202,7 @@ class Experiment:
     @cached_property
     def data(self) -> FoldData:
         """The fold's scans on the training device."""
-        train, test = self.run.split(self.faces)
+        train, test = self._split
         points = self.run.preset.sizes.points
         return _fold_data(self.faces, tuple(train), tuple(test), points, self.run.posed)
 
@@ -206,7 +214,11 @@ class Experiment:
     @cached_property
     def test_subjects(self) -> list[str]:
         """Who is tested."""
-        return self.run.split(self.faces)[1]
+        return self._split[1]
+
+    @cached_property
+    def _split(self) -> tuple[list[str], list[str]]:
+        return self.run.split(self.faces)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -215,7 +227,7 @@ class Experiment:
     def _determined_by(self, stage: Stage) -> dict:
         """All that a stage's result depends on, as JSON can hold it."""
         sizes, settings = self.run.settings_of(stage)
-        train, test = self.run.split(self.faces)
+        train, test = self._split
         return {
             "stage": stage.name,
             "version": stage.version,
@@ -224,6 +236,7 @@ class Experiment:
             "losses": _as_json(settings),
             "precision": self.run.precision,
             "seed": self.run.seed,
+            "seed of the stage": self._seed_of(stage),
             "faces": self.faces.hash,
             "poses": poses_hash(self.faces) if self.run.posed else None,
             "training subjects": train,
@@ -231,8 +244,8 @@ class Experiment:
             "parents": [self.name(parent) for parent in stage.parents],
         }
 
-    @torch.inference_mode(False)  # a damaged result is made again wherever it is asked for
-    @torch.enable_grad()
+    @torch.inference_mode(False)
+    @torch.enable_grad()  # who only evaluates may meet a damaged result, which is then made again
     def _train(self, stage: Stage) -> dict:
         trainer = self._trainer(stage)
         name = self.name(stage.name)
@@ -267,8 +280,11 @@ class Experiment:
             untrained = self._fresh_model(sizes).get_submodule(part)
             model.get_submodule(part).load_state_dict(untrained.state_dict())
         schedule = self.run.preset.schedule(stage)
-        seed = self.run.seed * 100 + list(STAGES).index(stage.name)
+        seed = self._seed_of(stage)
         return Trainer(stage, model, self.data, schedule, settings, seed, self.run.precision)
+
+    def _seed_of(self, stage: Stage) -> int:
+        return 100 * self.run.seed + stage.seed
 
     def _train_with_checkpoints(self, trainer: Trainer, name: str) -> None:
         title = f"{trainer.stage.title} (fold {self.run.fold}, repeat {self.run.repeat})"
@@ -368,7 +384,6 @@ def _other_version(where: Path) -> DrferError:
 def _changed(schedule: Schedule, row: Row) -> Schedule:
     return replace(
         schedule,
-        **row.schedule,
         epochs=math.ceil(schedule.epochs * row.length),
         augmentation=replace(schedule.augmentation, **row.augmentation),
     )
@@ -379,12 +394,12 @@ def _only(settings, reads: frozenset[str]):
     defaults = {
         name: field.default
         for name, field in type(settings).__dataclass_fields__.items()
-        if name in _SWITCHES and name not in reads
+        if name in _OPTIONAL and name not in reads
     }
     return replace(settings, **defaults)
 
 
-_SWITCHES = frozenset({"skips", "gaussian_feature"} | LossSettings.__dataclass_fields__.keys())
+_OPTIONAL = MODEL_SWITCHES | LossSettings.__dataclass_fields__.keys()
 
 
 @cache

@@ -11,7 +11,6 @@ dictionaries. A results folder holds one folder for each evaluation, with three 
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +19,9 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.common.files import written_whole
-from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.protocol import Protocol
-from drfer.evaluation.result_format import FORMAT, parse_result, parse_samples, place_of
+from drfer.evaluation.result_format import FORMAT, parse_result, parse_samples, position_of
 from drfer.evaluation.rows import ROWS
-from drfer.training.stages import STAGES
 
 TITLES = {
     "anny3dfe": "Anny-3DFE (synthetic)",
@@ -65,20 +62,22 @@ class Result:
         return self.select("test", row=row)
 
     def merged(self, other: Result) -> Result:
-        """Return the entries of both.
+        """Return the entries of both, and the samples of the run that comes first.
 
         Raises:
-            DrferError: they are of other data, another preset, seed or protocol, or of the same
-                place in a table but another version of drfer.
+            DrferError: they are of other data, another preset, seed or protocol, or both have an
+                entry for one place in a table, of different versions of drfer.
         """
-        if other.heading != self.heading:
-            differing = [k for k in self.heading if self.heading[k] != other.heading.get(k)]
+        names = self.heading | other.heading
+        differing = [k for k in names if self.heading.get(k) != other.heading.get(k)]
+        if differing:
             raise DrferError(f"results of another {', '.join(differing)} cannot be put together")
         both = self.entries | other.entries
-        if len({place_of(entry) for entry in both.values()}) < len(both):
+        if len({position_of(entry) for entry in both.values()}) < len(both):
             raise DrferError("results of another version of drfer cannot be put together")
-        ordered = dict(sorted(both.items(), key=lambda item: _position(item[1])))
-        return replace(self, entries=ordered, samples=self.samples | other.samples)
+        ordered = dict(sorted(both.items(), key=lambda item: position_of(item[1])))
+        of_first_run = min((self, other), key=lambda result: (not result.samples, result._sampled))
+        return replace(self, entries=ordered, samples=of_first_run.samples)
 
     @cached_property
     def rows(self) -> list[str]:
@@ -96,6 +95,11 @@ class Result:
         """The protocol of the evaluation."""
         fields = self.heading["protocol"]
         return Protocol(**{**fields, "intensities": tuple(fields["intensities"])})
+
+    @property
+    def _sampled(self) -> tuple[int, int]:
+        """The (repeat, fold) that the samples are of; they are of the first run that has any."""
+        return min(((e["repeat"], e["fold"]) for e in self.select("samples")), default=(0, 0))
 
     @property
     def dataset(self) -> str:
@@ -166,15 +170,9 @@ def load_result(folder: Path) -> Result:
         path = folder / "samples.npz"
         samples = parse_samples(path.read_bytes(), len(heading["poses"])) if path.exists() else {}
     except OSError as error:
-        raise DrferError(f"{path} cannot be read ({error.strerror}); make it readable") from None
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        zipfile.BadZipFile,
-    ) as error:
+        reason = error.strerror or error
+        raise DrferError(f"{path} cannot be read ({reason}); make it readable") from None
+    except Exception as error:  # whatever json, numpy and zipfile make of wrong bytes
         raise DrferError(
             f"{path} is not a result of this version of drfer ({error!r}): evaluate again into "
             "another folder, or take it away"
@@ -186,16 +184,3 @@ def write_json(path: Path, content) -> None:
     """Write a JSON file whole, or not at all."""
     with written_whole(path) as target:
         target.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
-
-
-def _position(entry: dict) -> tuple:
-    """Where an entry stands in result.json: in the order of the tables, whoever made it when."""
-    rows, stages = [*ROWS, None], [*STAGES, None]
-    return (
-        ["fold", "test", *MEASURES].index(entry["kind"]),
-        rows.index(entry.get("row")),
-        entry["repeat"],
-        entry["fold"],
-        stages.index(entry.get("stage")),
-        entry.get("setting", ""),
-    )

@@ -1,12 +1,13 @@
-"""The one parser of result.json and samples.npz: everything that is not as it should be is refused.
+"""The one parser of an evaluation's files: everything that is not as it should be is refused.
 
-Each function raises ValueError, KeyError, TypeError or AttributeError for a file of another form.
+Each `parse` function raises some exception for content of another form; its text says what is wrong.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -15,44 +16,126 @@ from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.protocol import Protocol
 from drfer.evaluation.rows import ROWS
+from drfer.training.stages import STAGES
 
 FORMAT = 2
 """Of result.json; raised when older files can no longer be read."""
+HEADING = (
+    "dataset",
+    "data hash",
+    "preset",
+    "precision",
+    "seed",
+    "protocol",
+    "expressions",
+    "poses",
+)
+"""What the heading of a result says."""
+POSE_SETTINGS = ("raw", "registered", "trained")
+"""How scans at head poses are read: as they are, turned back, or by a model trained with them."""
+SAMPLE_GROUPS = (
+    ("manifold features", "manifold expression", "manifold intensity", "manifold subject"),
+    ("posed clouds", "posed left"),
+    (
+        "sample labels",
+        "sample input",
+        "sample de-identified",
+        "sample de-expressed",
+        "sample exp, then id",
+        "sample id, then exp",
+        "sample fused",
+    ),
+)
+"""The arrays of samples.npz; those of a group come together or not at all."""
+LARGEST_COUNT = 2**31 - 1
 
 
 def parse_result(text: str) -> tuple[dict, dict[str, dict]]:
     """Return heading and entries of a result.json."""
     content = json.loads(text, parse_constant=_refuse_constant)
     if content["format"] != FORMAT:
-        raise ValueError(f"it has format {content['format']}, not {FORMAT}")
+        raise ValueError(f"it has format {content['format']!r}, not {FORMAT}")
     heading, entries = content["heading"], content["entries"]
-    texts = [heading[name] for name in ("dataset", "data hash", "preset", "precision")]
+    _check_heading(heading)
+    for entry in entries.values():
+        _require(_is_count(entry["repeat"]) and _is_count(entry["fold"]), "an entry has no fold")
+        _require(entry["fold"] < heading["protocol"]["folds"], "there is no such fold")
+        _require(isinstance(entry["result"], str), "an entry names no result")
+        _check_of(entry["kind"])(entry, len(heading["poses"]))
+    _require(len(set(map(position_of, entries.values()))) == len(entries), "entries repeat")
+    return heading, entries
+
+
+def position_of(entry: dict) -> tuple:
+    """Return where an entry stands in result.json: in the order of the tables, whoever made it when.
+
+    Two entries of one position would count twice.
+    """
+    kind = entry["kind"]
+    has_row = kind in ("test", "pose", "features")
+    return (
+        ["fold", "test", *MEASURES].index(kind),
+        list(ROWS).index(entry["row"]) if has_row else 0,
+        entry["repeat"],
+        entry["fold"],
+        list(STAGES).index(entry["stage"]) if kind == "curves" else 0,
+        POSE_SETTINGS.index(entry["setting"]) if kind == "pose" else 0,
+    )
+
+
+def parse_provenance(text: str) -> dict[str, dict]:
+    """Return what a provenance.json says of each result."""
+    content = json.loads(text)
+    _require(isinstance(content, dict), "it does not name results")
+    _require(all(isinstance(of, dict) for of in content.values()), "it says nothing of a result")
+    return content
+
+
+def parse_samples(content: bytes, poses: int) -> dict[str, np.ndarray]:
+    """Return the arrays of a samples.npz, for results with so many head poses."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        samples = {name: stored[name] for name in stored.files}
+    present = [group for group in SAMPLE_GROUPS if not samples.keys().isdisjoint(group)]
+    _require(samples.keys() == {name for group in present for name in group}, "arrays are missing")
+    for name, array in samples.items():
+        _require(array.dtype.kind in "fiu" and _all_finite(array), f"{name!r} is not all numbers")
+    if "manifold features" in samples:
+        _check_manifold(samples)
+    if "posed clouds" in samples:
+        clouds, left = samples["posed clouds"], samples["posed left"]
+        right = clouds.shape[:2] == left.shape == (2, poses) and clouds.shape[3:] == (3,)
+        _require(right, "the turned heads are not two at every pose")
+    if "sample labels" in samples:
+        _check_sample_faces(samples)
+    return samples
+
+
+def _check_heading(heading: dict) -> None:
+    _require(heading.keys() == set(HEADING), "its heading says more or less")
+    for name in ("dataset", "preset"):  # folders are named by them
+        _require(re.fullmatch(r"[\w-]+", heading[name]), f"its {name} is no name")
+    texts = (heading["data hash"], heading["precision"])
     _require(all(isinstance(text, str) for text in texts), "a text in its heading is none")
     _require(_is_count(heading["seed"]), "its seed is no number")
     _require(heading["expressions"] == list(EXPRESSIONS), "its expressions are others")
     _check_protocol(heading["protocol"])
+    _require(isinstance(heading["poses"], list), "its poses are missing")
     for axis, degrees in heading["poses"]:
-        _require(isinstance(axis, str) and isinstance(degrees, int), "a pose is none")
-    for entry in entries.values():
-        _require(_is_count(entry["repeat"]) and _is_count(entry["fold"]), "an entry has no fold")
-        _require(isinstance(entry["result"], str), "an entry names no result")
-        _check_of(entry["kind"])(entry, len(heading["poses"]))
-    _require(len(set(map(place_of, entries.values()))) == len(entries), "entries repeat")
-    return heading, entries
-
-
-def place_of(entry: dict) -> tuple:
-    """Return where an entry stands in tables and figures; two of one place would count twice."""
-    names = ("kind", "repeat", "fold", "row", "setting", "stage")
-    return tuple(entry.get(name) for name in names)
+        _require(axis in ("frontal", "yaw", "pitch"), "a pose has no axis")
+        _require(_is_count(abs(degrees)) and abs(degrees) <= 180, "a pose has no angle")
 
 
 def _check_protocol(fields: dict) -> None:
     Protocol(**fields)  # refuses unknown fields
+    _require(isinstance(fields["intensities"], list), "its protocol has no intensities")
     counts = [fields["subjects"], fields["folds"], fields["draw_seed"], *fields["intensities"]]
     _require(all(map(_is_count, counts)), "its protocol has no numbers")
     _require(2 <= fields["folds"] <= fields["subjects"], "its protocol has no folds")
     _require(isinstance(fields["redraw"], bool), "its protocol redraws neither yes nor no")
+
+
+def _check_fold(entry: dict, poses: int) -> None:
+    _check_texts(entry["test subjects"], "a fold has no subjects")
 
 
 def _check_test(entry: dict, poses: int) -> None:
@@ -63,7 +146,8 @@ def _check_test(entry: dict, poses: int) -> None:
 
 
 def _check_pose(entry: dict, poses: int) -> None:
-    _require(entry["row"] in ROWS and isinstance(entry["setting"], str), "it has an unknown row")
+    _require(entry["row"] in ROWS, "it has an unknown row")
+    _require(entry["setting"] in POSE_SETTINGS, "it has an unknown setting of head poses")
     _check_labels(entry["truth"])
     _require(len(entry["predicted"]) == poses, "a pose lacks predictions")
     for predicted in entry["predicted"]:
@@ -75,8 +159,21 @@ def _check_features(entry: dict, poses: int) -> None:
     _require(entry["row"] in ROWS, "it has an unknown row")
     _check_labels(entry["labels"])
     _require(np.shape(entry["tsne"]) == (len(entry["labels"]), 2), "a scan has no features")
-    numbers = [*np.ravel(entry["tsne"]).tolist(), entry["silhouette"], entry["purity"]]
+    plane = [value for point in entry["tsne"] for value in point]
+    numbers = [*plane, entry["silhouette"], entry["purity"]]
     _require(all(map(_is_number, numbers)), "features are no numbers")
+
+
+def _check_curves(entry: dict, poses: int) -> None:
+    _require(entry["stage"] in STAGES and isinstance(entry["title"], str), "no stage")
+    _require(isinstance(entry["curves"], list) and len(entry["curves"]) > 0, "no curves")
+    for epoch in entry["curves"]:
+        _require(epoch.keys() == entry["curves"][0].keys(), "an epoch lacks a loss term")
+        _require(all(map(_is_number, epoch.values())), "a loss is no number")
+
+
+def _check_samples(entry: dict, poses: int) -> None:
+    _check_texts(entry["shown"], "samples are of no scans")
 
 
 def _check_measured(entry: dict, poses: int) -> None:
@@ -91,26 +188,13 @@ def _check_measured(entry: dict, poses: int) -> None:
     check(entry["measured"])
 
 
-def _check_curves(entry: dict, poses: int) -> None:
-    _require(isinstance(entry["stage"], str) and isinstance(entry["title"], str), "no stage")
-    _require(isinstance(entry["curves"], list) and len(entry["curves"]) > 0, "no curves")
-    for epoch in entry["curves"]:
-        _require(epoch.keys() == entry["curves"][0].keys(), "an epoch lacks a loss term")
-        _require(all(map(_is_number, epoch.values())), "a loss is no number")
-
-
-def _check_fold(entry: dict, poses: int) -> None:
-    subjects = entry["test subjects"]
-    _require(isinstance(subjects, list), "a fold has no subjects")
-    _require(all(isinstance(subject, str) for subject in subjects), "a fold has no subjects")
-
-
 _CHECKS: dict[str, Callable[[dict, int], None]] = {
     "fold": _check_fold,
     "test": _check_test,
     "pose": _check_pose,
     "features": _check_features,
     "curves": _check_curves,
+    "samples": _check_samples,
 }
 
 
@@ -118,29 +202,30 @@ def _check_of(kind: str) -> Callable[[dict, int], None]:
     return _CHECKS[kind] if kind in _CHECKS or kind not in MEASURES else _check_measured
 
 
-def parse_samples(content: bytes, poses: int) -> dict[str, np.ndarray]:
-    """Return the arrays of a samples.npz, for results with so many head poses."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        samples = {name: stored[name] for name in stored.files}
-    for name, array in samples.items():
-        _require(
-            array.dtype.kind in "fiu" and bool(np.isfinite(array).all()), f"{name!r} is broken"
-        )
-    scans = len(samples.get("manifold features", ()))
-    for name in ("features", "expression", "intensity", "subject"):
-        if "manifold features" in samples:
-            _require(len(samples[f"manifold {name}"]) == scans, "the manifold's arrays differ")
-    if "posed clouds" in samples:
-        shapes = samples["posed clouds"].shape[:2], samples["posed left"].shape
-        _require(shapes == ((2, poses), (2, poses)), "the turned heads are not two at every pose")
-    if "sample labels" in samples:
-        faces = {name for name in samples if name.startswith("sample ")} - {"sample labels"}
-        for name in faces:
-            _require(
-                samples[name].shape[:1] == samples["sample labels"].shape, f"{name!r} is broken"
-            )
-            _require(samples[name].shape[2:] == (3,), f"{name!r} is broken")
-    return samples
+def _check_manifold(samples: dict[str, np.ndarray]) -> None:
+    scans = (len(samples["manifold features"]),)
+    _require(samples["manifold features"].ndim == 2, "the manifold has no features")
+    for name in ("manifold expression", "manifold intensity", "manifold subject"):
+        array = samples[name]
+        _require(array.shape == scans and array.dtype.kind in "iu", "the manifold's arrays differ")
+    expression = samples["manifold expression"]
+    in_range = (expression >= -1) & (expression < len(EXPRESSIONS))
+    _require(in_range.all(), "the manifold has an unknown expression")
+
+
+def _check_sample_faces(samples: dict[str, np.ndarray]) -> None:
+    labels = samples["sample labels"]
+    _require(labels.ndim == 1 and labels.dtype.kind in "iu", "sample faces have no labels")
+    known = (labels >= 0) & (labels < len(EXPRESSIONS))
+    _require(known.all(), "a sample face has an unknown expression")
+    for name, faces in samples.items():
+        if name.startswith("sample ") and name != "sample labels":
+            right = faces.shape[:1] == labels.shape and faces.shape[2:] == (3,)
+            _require(right, f"{name!r} is not a face for each label")
+
+
+def _check_texts(texts, otherwise: str) -> None:
+    _require(isinstance(texts, list) and all(isinstance(text, str) for text in texts), otherwise)
 
 
 def _check_labels(labels) -> None:
@@ -148,15 +233,19 @@ def _check_labels(labels) -> None:
     _require(all(_is_count(label) and label < len(EXPRESSIONS) for label in labels), "no label")
 
 
+def _all_finite(array: np.ndarray) -> bool:
+    return bool(np.isfinite(array).all())
+
+
 def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
 
 
 def _is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _require(holds: bool, otherwise: str) -> None:
+def _require(holds: object, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
 

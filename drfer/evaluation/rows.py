@@ -1,7 +1,7 @@
 """The rows of all tables, as data: after which stage each is tested, and what it changes.
 
 Rows of the paper, controls and rows beyond the paper differ in nothing but what they say. To add a
-row, add an entry to `ROWS`.
+row, add an entry to the list in this module; its position is that in the tables.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ class Row:
     explains: str
     """One sentence that says what it is."""
     group: str = "table3"
-    """The table that it belongs to: "table3", "control" or "reading"."""
+    """The table that it belongs to: "table3", "control" or "reading", which is what the paper may
+    have meant where it is silent and we chose something else."""
     losses: Mapping[str, object] = field(default_factory=dict)
     """Changed fields of `LossSettings`."""
     sizes: Mapping[str, object] = field(default_factory=dict)
     """Changed fields of `ModelSizes`."""
-    schedule: Mapping[str, object] = field(default_factory=dict)
-    """Changed fields of every stage's `Schedule`."""
     augmentation: Mapping[str, object] = field(default_factory=dict)
     """Changed fields of every stage's `Augmentation`."""
     length: float = 1.0
@@ -58,7 +57,7 @@ _ALL_ROWS = (
     Row(
         "w/ L_KL",
         "iii",
-        "The expression feature is Gaussian, with a Kullback-Leibler loss towards N(0, 1).",
+        "The feature is Gaussian, and a Kullback-Leibler loss towards N(0, 1) is added.",
         losses={"divergence": "kl"},
         sizes={"gaussian_feature": True},
         paper={"bu3dfe": 85.98},
@@ -66,7 +65,7 @@ _ALL_ROWS = (
     Row(
         "w/ L_JS",
         "iii",
-        "The expression feature is Gaussian, with a Jensen-Shannon loss towards N(0, 1).",
+        "The feature is Gaussian, and a Jensen-Shannon loss towards N(0, 1) is added.",
         losses={"divergence": "js"},
         sizes={"gaussian_feature": True},
         paper={"bu3dfe": 85.04},
@@ -74,7 +73,7 @@ _ALL_ROWS = (
     Row(
         "w/o fusion",
         "iii",
-        "Stage iii has no fusion module.",
+        "Stage iii has no fusion loss; the module that stage i trained is not used.",
         losses={"fusion": False},
         paper={"bu3dfe": 87.15},
     ),
@@ -101,7 +100,7 @@ _ALL_ROWS = (
     Row(
         CONTROL,
         "iii-control",
-        "The baseline, trained for as many steps as all stages by its classification loss alone.",
+        "The baseline, trained on by classification alone, as long as stages ii and iii train its branch.",
         group="control",
     ),
     Row(

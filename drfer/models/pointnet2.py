@@ -5,7 +5,8 @@ them into a ball, and lets a small PointNet (shared layers and a maximum) descri
 feature. Two such levels, and a last one over all points that remain, make the encoder of the
 branches and of the fusion module (section III.B and figure 3 a of the DrFER paper).
 
-`drfer.fast.encoder.FastEncoder` computes the same from the same weights in less time on a CPU.
+This module is the one to read. The model uses `drfer.fast.encoder.FastEncoder`, a subclass that
+computes the same from the same weights in less time on a CPU, and is this encoder elsewhere.
 
 Built in notebook 02.
 """
@@ -29,7 +30,7 @@ class SetAbstractionSizes:
     centroids: int
     """How many centroids are sampled."""
     radius: float
-    """Radius of the ball around a centroid, in frame units."""
+    """Radius of the ball around a centroid, in frame units (120 mm each)."""
     neighbours: int
     """How many points a ball takes."""
     widths: tuple[int, ...]
@@ -41,9 +42,10 @@ class EncoderSizes:
     """Sizes of an encoder."""
 
     levels: tuple[SetAbstractionSizes, ...]
-    """Of the set abstraction levels that group points into balls."""
+    """The set abstraction levels that group points into balls: all but the last level."""
     global_widths: tuple[int, ...]
-    """Of the shared layers of the last level, which takes all remaining points as one group."""
+    """Widths of the shared layers of the last level, which takes all remaining points as one
+    group."""
 
     @property
     def pooled_widths(self) -> tuple[int, ...]:
@@ -83,8 +85,9 @@ class SetAbstraction(nn.Module):
     where h are the shared layers. Coordinates relative to the centroid make the feature local, and
     the maximum makes it independent of the order of the points in a ball.
 
-    Centroids are the farthest points of the cloud. Clouds come in farthest-point order, and of such
-    a cloud the first S points are the sample of S points, so that sampling is a slice:
+    Centroids are a farthest-point sample of the cloud. Clouds come in farthest-point order, and of
+    such a cloud the first S points are the sample of S points, so that sampling is a slice. (After
+    random input dropout they are only nearly that.)
 
         >>> from drfer.models.points import farthest_point_sample
         >>> cloud = torch.rand(1, 100, 3)
@@ -113,7 +116,7 @@ class SetAbstraction(nn.Module):
             Centroids, shape (B, S, 3), again in farthest-point order; their features, (B, S, C').
         """
         sizes = self.sizes
-        centroids = points[:, : sizes.centroids]  # the farthest points, thanks to the cloud's order
+        centroids = points[:, : sizes.centroids]  # a farthest-point sample, thanks to the order
         neighbours = ball_query(points, centroids, sizes.radius, sizes.neighbours)
         rows = gather(points, neighbours) - centroids[:, :, None]
         if features is not None:

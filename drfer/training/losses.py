@@ -104,7 +104,9 @@ def triplet_loss(
         L_tri = max( ||R_A - R_P||^2 - ||R_A - R_N||^2 + alpha, 0 )
 
     Every ordered pair of two scans of one class is an anchor A and a positive P. Which scans of
-    other classes are its negatives N is called mining (Schroff et al. 2015, section 3.2).
+    other classes are its negatives N is called mining. The paper cites Schroff et al. 2015, whose
+    features have length 1 and whose mining is semi-hard (section 3.2); that it does the same, and
+    what happens where no negative is semi-hard, is our choice.
 
     Args:
         features: R, shape (B, d).
@@ -127,6 +129,8 @@ def triplet_loss(
         raise ShapeError(
             f"features (B, d) and labels (B,) expected, not {features.shape} and {labels.shape}"
         )
+    if mining not in ("semi-hard", "hard", "all"):
+        raise ValueError(f"mining is 'semi-hard', 'hard' or 'all', not {mining!r}")
     if normalised:
         features = normalize(features, dim=1)
     distance = (features[:, None] - features[None]).square().sum(dim=-1)
@@ -149,8 +153,6 @@ def _mined(to_positive: Tensor, to_others: Tensor, is_negative: Tensor, mining: 
     to_negatives = to_others.masked_fill(~is_negative, float("inf"))
     if mining == "hard":
         return to_negatives.amin(dim=1)
-    if mining != "semi-hard":
-        raise ValueError(f"mining is 'semi-hard', 'hard' or 'all', not {mining!r}")
     is_nearer = to_others <= to_positive[:, None]
     beyond = to_negatives.masked_fill(is_nearer, float("inf")).amin(dim=1)
     farthest = to_others.masked_fill(~is_negative, -1).amax(dim=1)
@@ -197,7 +199,7 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
         log_variance: log s^2, shape (B, d).
 
     Returns:
-        The mean over the batch, a scalar.
+        The sum over the feature's components, as a mean over the batch; a scalar.
 
     Built in notebook 07.
     """

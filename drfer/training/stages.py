@@ -1,7 +1,8 @@
 """The training stages (section III.C): each describes itself, and the list at the end is all there is.
 
 A stage says which parts of the model it trains, by which loss, from which earlier stages' weights,
-how long, and which settings its result depends on. To add a stage, add an entry to `STAGES`.
+how long, and which settings its result depends on. Besides the paper's stages the list has trainings
+of their controls. To add one, add an entry to the list at the end of this module.
 
 Losses built in notebooks 03 (stage i), 04 (stage ii) and 05 (stage iii).
 """
@@ -22,9 +23,9 @@ from drfer.training.data import Augmentation, Batch
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Which terms the losses of the stages have, and how they are read where the paper is silent.
+    """Which terms the losses of the stages have, and our choices where the paper is silent.
 
-    The defaults are the paper's model.
+    The defaults are the paper's model as we understand it.
     """
 
     triplet: bool = True
@@ -53,10 +54,10 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one stage is trained: by Adam, and the last epoch's weights count."""
+    """How one stage is trained: by Adam; the weights after the last epoch are kept."""
 
     learning_rate: float
-    """Of the first epoch."""
+    """Adam's learning rate in the first epoch."""
     batch_size: int
     """Scans a step."""
     final_rate: float = 1.0
@@ -64,9 +65,9 @@ class Schedule:
     epochs: int = 1
     """How often all training scans are gone through."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of Adam."""
+    """Adam's decay rates of its moments (the paper's)."""
     weight_decay: float = 0.0
-    """Of Adam."""
+    """Adam's weight decay."""
     augmentation: Augmentation = Augmentation()
     """How the input is changed at random."""
 
@@ -97,19 +98,23 @@ class Stage:
     loss: Loss
     """Gives named terms; their sum is minimised."""
     schedule: Schedule
-    """The paper's learning rate and batch size."""
+    """Learning rate, batch size and augmentation; its number of epochs is taken from `epochs`."""
     epochs: Mapping[str, int]
     """How many epochs, by the length that a preset asks for: "full" or "smoke"."""
+    seed: int
+    """A number of its own, so that no two stages draw the same random numbers."""
     reads: frozenset[str] = frozenset()
-    """The switches of `ModelSizes` and the fields of `LossSettings` that its result depends on.
-    Runs that differ only in others share this stage's result."""
+    """The fields of `LossSettings` that its loss uses, and the switches of `ModelSizes` that shape
+    its weights or those of its parents. All others are reset to their defaults before it trains, so
+    that runs that differ only in those share its result: a field that is missing here has no
+    effect."""
     fresh: tuple[str, ...] = ()
     """Parts that do not start from an earlier stage's weights, but untrained."""
     tested: bool = False
     """Whether the expression branch is tested on the test subjects afterwards."""
     version: int = 1
-    """Is raised when its result may come out differently, so that stored results of before are not
-    taken for those of today."""
+    """Increase this when its result may come out differently, so that results that were stored
+    before are not taken for those of today."""
 
 
 def _stage_i_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
@@ -207,8 +212,10 @@ def _head(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tenso
     return {"classification": losses.classification_loss(logits, batch.expression)}
 
 
+MODEL_SWITCHES = frozenset({"skips", "gaussian_feature"})
+"""The fields of `ModelSizes` that rows of tables change."""
+
 _CLASSIFIED = ("expression.encoder", "expression.classifier")
-_SWITCHES = frozenset({"skips", "gaussian_feature"})
 _EXPRESSION_TERMS = frozenset(
     {
         "triplet",
@@ -222,13 +229,14 @@ _EXPRESSION_TERMS = frozenset(
     }
 )
 
+# Learning rates, and the batch sizes of stages i and iii, are the paper's (section IV.B). Ours are
+# the batch size of stage ii, the numbers of epochs, and that only the rate of stage i decays, which
+# the paper calls "initial".
 _STAGE_I = Schedule(learning_rate=1e-3, batch_size=24, final_rate=0.01)
 _STAGE_II = Schedule(learning_rate=1e-4, batch_size=24)
 _STAGE_III = Schedule(learning_rate=1e-5, batch_size=16)
-"""The paper's rates and batch sizes (section IV.B). It calls stage i's rate "initial", so that one
-decays; the later stages fine-tune at a constant rate."""
 
-_ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at the end
+_ALL_STAGES = (
     Stage(
         name="i-expression",
         title="stage i: expression",
@@ -238,6 +246,7 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_i_expression,
         schedule=_STAGE_I,
         epochs={"full": 60, "smoke": 3},
+        seed=0,
         tested=True,
     ),
     Stage(
@@ -249,6 +258,7 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_i_identity,
         schedule=_STAGE_I,
         epochs={"full": 30, "smoke": 2},
+        seed=1,
     ),
     Stage(
         name="i-fusion",
@@ -259,6 +269,7 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_i_fusion,
         schedule=_STAGE_I,
         epochs={"full": 20, "smoke": 2},
+        seed=2,
         reads=frozenset({"skips", "reduction"}),
     ),
     Stage(
@@ -270,6 +281,7 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_ii_expression,
         schedule=_STAGE_II,
         epochs={"full": 30, "smoke": 2},
+        seed=3,
         reads=_EXPRESSION_TERMS | {"gaussian_feature"},
         tested=True,
     ),
@@ -282,6 +294,7 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_ii_identity,
         schedule=_STAGE_II,
         epochs={"full": 30, "smoke": 2},
+        seed=4,
         reads=frozenset({"reduction"}),
     ),
     Stage(
@@ -293,7 +306,8 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_iii,
         schedule=_STAGE_III,
         epochs={"full": 15, "smoke": 1},
-        reads=_SWITCHES | _EXPRESSION_TERMS | {"fusion", "fusion_weight", "count_decoded"},
+        seed=5,
+        reads=MODEL_SWITCHES | _EXPRESSION_TERMS | {"fusion", "fusion_weight", "count_decoded"},
         tested=True,
     ),
     Stage(
@@ -305,7 +319,8 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_head,
         schedule=_STAGE_I,
         epochs={"full": 60, "smoke": 3},
-        reads=_SWITCHES,
+        seed=6,
+        reads=MODEL_SWITCHES,
         fresh=("expression.classifier",),
         tested=True,
     ),
@@ -318,6 +333,7 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_i_expression,
         schedule=_STAGE_II,
         epochs={"full": 30, "smoke": 2},
+        seed=7,
     ),
     Stage(
         name="iii-control",
@@ -328,9 +344,10 @@ _ALL_STAGES = (  # a stage's position gives its seed, so new ones are added at t
         loss=_stage_i_expression,
         schedule=_STAGE_III,
         epochs={"full": 15, "smoke": 1},
+        seed=8,
         tested=True,
     ),
 )
 
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL_STAGES}
-"""All stages by name, each after those whose weights it starts from."""
+"""All stages by name."""
