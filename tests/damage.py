@@ -1,6 +1,7 @@
-"""What real scans suffer and the open faces do not: spikes, hair, a collar, half a cheek missing, and any pose.
+"""What real scans suffer and the open faces do not: spikes, hair, collars, lost cheeks, any pose.
 
-Everything is drawn in the head's frame (origin at the nose tip, +y up, +z to the viewer, mm), which the truth knows.
+Everything is drawn in the head's frame (origin at the nose tip, +y up, +z to the viewer, mm), which
+the truth knows.
 """
 
 import numpy as np
@@ -25,14 +26,16 @@ SPACING = 1.8
 
 
 def case(number, seed=0):
-    """Angle, name of the damage and generator of a drawn case: in turn over angles, then over damages."""
+    """Angle, damage and generator of a drawn case: in turn over angles, then over damages."""
     damage = list(DAMAGES)[number // len(ANGLES) % len(DAMAGES)]
     return ANGLES[number % len(ANGLES)], damage, np.random.default_rng([seed, number])
 
 
 def registered_case(database, number, seed=0):
-    """A drawn scan, damaged, turned about a random axis and 200 mm away: its Registration, and the pose's error in
-    degrees and mm."""
+    """Registration of a drawn scan, damaged, turned about a random axis and moved by 200 mm.
+
+    Also the error of its pose in degrees and mm.
+    """
     angle, damage, rng = case(number, seed)
     key = database.keys()[rng.integers(len(database.keys()))]
     scan, truth = database.load(key), database.truth(key).pose
@@ -60,7 +63,10 @@ def pose_error(pose):
 
 
 def damaged(rng, points, triangles, damages):
-    """A scan in the head's frame (n, 3), (m, 3) with hair, collar ... in its way; only points of triangles remain."""
+    """A scan in the head's frame (n, 3), (m, 3) with hair, collar ... in its way.
+
+    Only points of triangles remain.
+    """
     for damage in damages:
         points, triangles = globals()[f"_with_{damage}"](rng, points, triangles)
     used, triangles = np.unique(triangles, return_inverse=True)
@@ -83,7 +89,7 @@ def _with_cheek(rng, points, triangles):
 
 
 def _with_hair(rng, points, triangles):
-    """A rough, tattered surface over the forehead, and locks down the sides; what lies behind it is not seen."""
+    """A rough, tattered surface over the forehead, and locks that hide the sides."""
     x, y = _grid((-92, 92), (-90, 125))
     fringe, lock, ends = rng.uniform(36, 60), rng.uniform(52, 66), rng.uniform(-85, 40, 2)
     edge = fringe - 0.005 * x**2 + 5 * _waves(rng, x.shape, 4)
@@ -106,7 +112,7 @@ def _with_collar(rng, points, triangles):
 
 
 def _with_tangle(rng, points, triangles):
-    """Hair and collar of the hardest kind: single triangles anywhere in the space that they fill."""
+    """Hair and collar of the hardest kind: single triangles anywhere in the space they fill."""
     corners = [
         np.column_stack([rng.uniform(low, high, 1500) for low, high in box])
         for box in (((-80, 80), (45, 110), (-60, 10)), ((-90, 90), (-140, -95), (-60, 0)))
@@ -120,7 +126,7 @@ def _grid(width, height):
 
 
 def _waves(rng, shape, size):
-    """Smooth noise of unit standard deviation, as wide as so many grid places."""
+    """Smooth noise of unit standard deviation, as wide as so many grid cells."""
     noise = gaussian_filter(rng.normal(size=shape), size)
     return noise / noise.std()
 
@@ -135,8 +141,8 @@ def _covered(points, triangles, x, y, depth, there):
     corners = np.concatenate(
         [np.stack([a, b, d], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)]
     )
-    places = np.column_stack([x.ravel(), y.ravel(), depth.ravel()])
-    edges = np.linalg.norm(places[corners] - places[np.roll(corners, 1, axis=1)], axis=-1)
+    surface = np.column_stack([x.ravel(), y.ravel(), depth.ravel()])
+    edges = np.linalg.norm(surface[corners] - surface[np.roll(corners, 1, axis=1)], axis=-1)
     corners = corners[there.ravel()[corners].all(axis=1) & (edges.max(axis=1) < 12)]
     triangles = triangles[~hidden[triangles].any(axis=1)]
-    return np.concatenate([points, places]), np.concatenate([triangles, corners + len(points)])
+    return np.concatenate([points, surface]), np.concatenate([triangles, corners + len(points)])

@@ -1,9 +1,11 @@
 """Coverage-guided search for a file that a reader neither reads nor refuses in one sentence.
 
-Needs atheris (pip install atheris; not collected by pytest). One format a run, with libFuzzer's options; FOLDER keeps
-the inputs that reached new code, and what fails is written beside it as crash-*, timeout-* or oom-*:
+Needs atheris (pip install atheris; not collected by pytest). One format a run, with libFuzzer's
+options; FOLDER keeps the inputs that reached new code, and what fails is written beside it as
+crash-*, timeout-* or oom-*:
 
-    PYTHONPATH=.:tests python tests/fuzz_readers.py bnt FOLDER -max_total_time=300 -rss_limit_mb=1000 -timeout=5
+    PYTHONPATH=.:tests python tests/fuzz_readers.py bnt FOLDER \\
+        -max_total_time=300 -rss_limit_mb=1000 -timeout=5
 """
 
 import logging
@@ -19,7 +21,7 @@ with atheris.instrument_imports(include=["drfer.datasets", "trimesh.exchange"]):
     import trimesh  # noqa: F401
 
 from drfer.common.errors import ScanFormatError
-from drfer.datasets.anny3dfe.database import Anny3DFE
+from drfer.datasets.anny3dfe import Anny3DFE
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""Writes trees laid out as BU-3DFE and Bosphorus are, from open faces, with the quirks that real copies have."""
+"""Writes trees laid out as BU-3DFE and Bosphorus are, from open faces, with real copies' quirks."""
 
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
 
 from drfer.datasets.bosphorus import EXPRESSION_CODES as BOSPHORUS_CODES
-from drfer.datasets.bosphorus import mesh_of_range_image, read_bnt, read_lm3
+from drfer.datasets.bosphorus import mesh_of_range_image, read_bnt, read_nose_tip
 from drfer.datasets.bu3dfe import EXPRESSION_CODES as BU_CODES
-from drfer.datasets.bu3dfe import read_bnd, read_vrml
+from drfer.datasets.bu3dfe import read_vrml
 from drfer.datasets.scan import NEUTRAL
 from drfer.datasets.scans import read_scan
 
@@ -30,14 +30,14 @@ def write_bu3dfe(root, database, subjects):
         folder = root / "Subjects" / subject if number % 3 == 0 else root / subject
         folder.mkdir(parents=True)
         for key in [
-            key for key in database.keys() if key.subject == subject and key.level in (0, 3, 4)
+            key for key in database.keys() if key.subject == subject and key.intensity in (0, 3, 4)
         ]:
             code = next(code for code, name in BU_CODES.items() if name == key.expression)
-            stem = f"{subject}_{code}{key.level:02d}{RACES[number % 6]}"
+            stem = f"{subject}_{code}{key.intensity:02d}{RACES[number % 6]}"
             scan = database.load(key)
-            style = (number + key.level + len(key.expression)) % 4
+            style = (number + key.intensity + len(key.expression)) % 4
             (folder / f"{stem}_F3D.wrl").write_text(vrml(scan.points, scan.triangles, style))
-            (folder / f"{stem}_F3D.bnd").write_text(bnd(scan.points, style))
+            (folder / f"{stem}_F3D.bnd").write_text("landmarks, which are not to be read\n")
             (folder / f"{stem}_RAW.wrl").write_text(
                 "#VRML V2.0 utf8\n# the whole capture, not to be read\n"
             )
@@ -45,9 +45,12 @@ def write_bu3dfe(root, database, subjects):
 
 
 def vrml(points, triangles, style=0):
-    """A face as VRML text. Styles: 0 the common layout, 1 several triplets a line and commas between indices, 2 keywords
-    on lines of their own and polygons of four, 3 the registered variant's short header."""
-    places = [f"{x:.4f} {y:.4f} {z:.4f}" for x, y, z in points]
+    """A face as VRML text.
+
+    Styles: 0 the common layout, 1 several triplets a line and commas between indices, 2 keywords on
+    lines of their own and polygons of four, 3 the registered variant's short header.
+    """
+    triplets = [f"{x:.4f} {y:.4f} {z:.4f}" for x, y, z in points]
     polygons = [list(map(int, triangle)) for triangle in triangles]
     if style == 2:
         polygons = with_quadrilaterals(polygons)
@@ -60,7 +63,8 @@ def vrml(points, triangles, style=0):
     )
     per_line = 3 if style == 1 else 1
     joined = [
-        ",  ".join(places[start : start + per_line]) for start in range(0, len(places), per_line)
+        ",  ".join(triplets[start : start + per_line])
+        for start in range(0, len(triplets), per_line)
     ]
     separator = ", " if style in (1, 3) else " "
     ends = ",\n" if style != 1 else "\n"
@@ -110,29 +114,13 @@ def with_quadrilaterals(polygons):
     return joined
 
 
-def bnd(points, style=0):
-    """83 landmarks; style 1 has the right eye and brow first, and empty lines."""
-    middle = np.median(points, axis=0)
-    offsets = np.zeros((83, 3))
-    side = -1 if style == 1 else 1
-    offsets[0:8, 0] = offsets[16:26, 0] = 30 * side
-    offsets[8:16, 0] = offsets[26:36, 0] = -30 * side
-    offsets[:, 1] = np.linspace(30, -60, 83)
-    vertices = cKDTree(points).query(middle + offsets)[1]
-    lines = [
-        f"{vertex}\t\t{points[vertex][0]:.4f}  {points[vertex][1]:.4f}\t{points[vertex][2]:.4f}"
-        for vertex in vertices
-    ]
-    return ("\n\n" if style == 1 else "\n").join(lines) + "\n"
-
-
 def write_bosphorus(root, database, subjects, spacing=1.0):
-    """Flat folders of range images with `.lm3` landmarks for most; a few files that are not asked for."""
+    """Flat folders of range images, `.lm3` landmarks for most, and a few other files."""
     for number, subject in enumerate(subjects):
         folder = root / f"bs{number:03d}"
         folder.mkdir(parents=True)
         for key in [
-            key for key in database.keys() if key.subject == subject and key.level in (0, 4)
+            key for key in database.keys() if key.subject == subject and key.intensity in (0, 4)
         ]:
             code = "N_N" if key.expression == NEUTRAL else f"E_{bosphorus_code(key.expression)}"
             stem = folder / f"bs{number:03d}_{code}_0"
@@ -150,7 +138,7 @@ def bosphorus_code(expression):
 
 
 def range_image(points, spacing, seed):
-    """(rows, columns, 5) doubles, bottom row first, with background, spikes and an island of hair."""
+    """(rows, columns, 5), bottom row first, with background, spikes and an island of hair."""
     rng = np.random.default_rng(seed)
     low, high = points[:, :2].min(axis=0) - 4, points[:, :2].max(axis=0) + 4
     x, y = np.meshgrid(np.arange(low[0], high[0], spacing), np.arange(low[1], high[1], spacing))
@@ -191,7 +179,7 @@ def bnt(image, name):
 
 def lm3(points):
     nose = points[np.argmax(points[:, 2])]
-    places = nose + np.array(
+    positions = nose + np.array(
         [
             [45, 45, -30],
             [30, 50, -20],
@@ -203,14 +191,16 @@ def lm3(points):
         ]
     )
     lines = ["# 3D Landmark File", "* made for a test", "", f"{len(LM3_NAMES)} landmarks:"]
-    for name, place in zip(LM3_NAMES, places):
-        lines += [name, " ".join(f"{value:.4f}" for value in place)]
+    for name, position in zip(LM3_NAMES, positions):
+        lines += [name, " ".join(f"{value:.4f}" for value in position)]
     return ("\r\n".join(lines) + "\r\n").encode()
 
 
 def small_files(scan, points, spacing):
-    """A sound file of each format with the first points of a scan (of .bnt all, so many mm apart), and how it is read:
-    {suffix: (bytes, function of a path)}."""
+    """A sound file of each format, and how it is read: {suffix: (bytes, function of a path)}.
+
+    It holds the first so many points of a scan; a range image all, so many mm apart.
+    """
     import trimesh
 
     image, kept = range_image(scan.points, spacing, seed=0), (scan.triangles < points).all(axis=1)
@@ -218,9 +208,8 @@ def small_files(scan, points, spacing):
     mesh = trimesh.Trimesh(points, triangles, process=False)
     return {
         "wrl": (vrml(points, triangles, 2).encode(), read_vrml),
-        "bnd": (bnd(points, 1).encode(), lambda path: read_bnd(path, points)),
         "bnt": (bnt(image, "a.png"), lambda path: mesh_of_range_image(path, read_bnt(path))),
-        "lm3": (lm3(points), read_lm3),
+        "lm3": (lm3(points), read_nose_tip),
         **{
             suffix: (
                 exported

@@ -1,19 +1,21 @@
-"""How often registration finds the true pose of damaged, turned faces: `python -m tests.registration_cases 500`."""
+"""How often registration finds the true pose of damaged, turned faces.
+
+Run it as `python -m tests.registration_cases 500`.
+"""
 
 import sys
 
 import numpy as np
 
 from drfer.common.parallel import map_on_all_cores
-from drfer.datasets.anny3dfe.database import Anny3DFE
-from drfer.preprocessing.registration import RegistrationSettings
+from drfer.datasets.anny3dfe import Anny3DFE
 from tests.damage import ANGLES, DAMAGES, case, registered_case
 
 
 def _measure(number, database):
     """Whether the pose is good (2 degrees, 3 mm) and whether it is doubtful."""
     registration, angle, shift = registered_case(database, number)
-    return angle < 2 and shift < 3, registration.is_doubtful(RegistrationSettings())
+    return angle < 2 and shift < 3, registration.is_doubtful()
 
 
 def main(count):
@@ -32,8 +34,10 @@ def main(count):
         cells = [good[(damages == damage) & (angles == angle)] for angle in ANGLES]
         print(f"| {damage} |" + "".join(f" {cell.sum()} of {len(cell)} |" for cell in cells))
     print(
-        f"\n{good.sum()} of {count} good ({100 * good.mean():.1f} %); of the others {(~good & doubtful).sum()} doubtful, "
-        f"{(~good & ~doubtful).sum()} passed unseen; of the good ones {(good & doubtful).sum()} doubtful"
+        f"\n{good.sum()} of {count} good ({100 * good.mean():.1f} %); "
+        f"of the others {(~good & doubtful).sum()} doubtful, "
+        f"{(~good & ~doubtful).sum()} passed unseen; "
+        f"of the good ones {(good & doubtful).sum()} doubtful"
     )
 
 

@@ -3,18 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from drfer.common.errors import DrferError, check_known
+from drfer.datasets.scan import FaceScan, ScanKey
 
 NAMES = ("anny3dfe", "bu3dfe", "bosphorus", "scans")
 
 
-def open_dataset(name: str, root: Path | None = None, subjects: int = 100, up: str = "y"):
-    """A dataset by its name: the open faces (so many subjects, made on first use), or one in the folder `root`.
+class Dataset(Protocol):
+    """What preprocessing and the experiments ask of a dataset: four attributes and two methods.
 
-    Raises DrferError for a name it does not know and for a folder without such scans.
+    Any object that has them is a dataset; it need not inherit from this class. It must be small,
+    and picklable: it is sent to worker processes, which load the scans themselves.
     """
-    from drfer.datasets.anny3dfe.database import Anny3DFE
+
+    @property
+    def name(self) -> str:
+        """Of the database, in lower case; it appears in file names and captions."""
+
+    @property
+    def hash(self) -> str:
+        """Changes whenever any scan could be another one; caches and results carry it."""
+
+    @property
+    def subjects(self) -> list[str]:
+        """Those of whom every scan is there that the protocol uses, in a fixed order."""
+
+    @property
+    def intensities(self) -> tuple[int, ...]:
+        """Intensities of the expressive scans that the protocol uses, such as `(3, 4)`."""
+
+    def keys(self) -> list[ScanKey]:
+        """Return the keys of all scans, in a fixed order."""
+
+    def load(self, key: ScanKey) -> FaceScan:
+        """Return one scan, in millimetres, upright and facing +z to within about 30 degrees.
+
+        Raises:
+            DrferError: there is no such scan, or it cannot be read.
+        """
+
+
+def open_dataset(
+    name: str, root: Path | None = None, subjects: int = 100, up: str = "y"
+) -> Dataset:
+    """Open a dataset by its name.
+
+    Args:
+        name: one of `NAMES`: "anny3dfe" are the open faces, made on first use; "bu3dfe" and
+            "bosphorus" the licensed databases; "scans" a user's own.
+        root: the folder of a dataset that is not made.
+        subjects: how many of the open faces' subjects.
+        up: the axis that points up in a user's own scans.
+
+    Raises:
+        DrferError: there is no dataset of this name, the folder holds none, or an argument is
+            given that the dataset cannot use.
+    """
+    from drfer.datasets.anny3dfe import Anny3DFE
     from drfer.datasets.bosphorus import Bosphorus
     from drfer.datasets.bu3dfe import BU3DFE
     from drfer.datasets.scans import Scans

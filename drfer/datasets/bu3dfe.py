@@ -1,7 +1,8 @@
 """BU-3DFE (Yin et al. 2006): 100 subjects x 25 scans, as its licensees have it on disk.
 
-Reads the cropped faces (`F0001_AN01WH_F3D.wrl`) and their landmarks (`.bnd`) from any depth of folders. VRML is read by
-its words and not by its lines, since layouts differ between copies of the database.
+The cropped faces (`F0001_AN01WH_F3D.wrl`) are read from any depth of folders. VRML is read by its
+words and not by its lines, since layouts differ between copies of the database. The landmarks
+(`.bnd`) are not read: nothing here uses them.
 """
 
 from __future__ import annotations
@@ -27,51 +28,71 @@ EXPRESSION_CODES = {
 FILE_NAME = re.compile(
     r"([FM]\d{4})_(AN|DI|FE|HA|NE|SA|SU)(0[0-4])[A-Z]{2}_F3D\.wrl", re.IGNORECASE
 )
-LANDMARKS = 83
-EYES, BROWS = (slice(0, 8), slice(8, 16)), (slice(16, 26), slice(26, 36))
-"""landmarks of one side and the other; which one is the left is contradictory between copies"""
+
+
+FARTHEST = 1e6
+"""mm; a coordinate beyond this is no measurement."""
 
 
 class BU3DFE(ScanFolder):
-    """The database in a folder the user has. Raises DrferError if there is no such scan in it."""
+    """BU-3DFE in a folder of the user's.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DrferError: there is no such folder, or no BU-3DFE scan in it.
+    """
 
     name = "bu3dfe"
-    levels = (3, 4)
-    landmarks_suffix = ".bnd"
+    intensities = (3, 4)
 
     def key_of(self, path: Path) -> ScanKey | None:
+        """Return which scan a file is: `F0001_AN01WH_F3D.wrl` is F0001's anger at intensity 1."""
         match = FILE_NAME.fullmatch(path.name)
         if not match:
             return None
-        subject, code, level = match.groups()
+        subject, code, intensity = match.groups()
         expression = EXPRESSION_CODES[code.upper()]
-        if (expression == NEUTRAL) != (level == "00"):
+        if (expression == NEUTRAL) != (intensity == "00"):
             return None
-        return ScanKey(subject.upper(), expression, int(level))
+        return ScanKey(subject.upper(), expression, int(intensity))
 
     def is_stranger(self, path: Path) -> bool:
+        """Return whether a file ends like a cropped face."""
         return path.name.upper().endswith("_F3D.WRL")
 
     def read(self, path: Path, key: ScanKey) -> FaceScan:
-        points, triangles = read_vrml(path)
-        beside = path.with_suffix(self.landmarks_suffix)
-        landmarks = read_bnd(beside, points) if beside.exists() else None
-        return FaceScan(*without_loose_points(points, triangles), key, str(path), landmarks)
+        """Return the scan in a VRML file."""
+        points, triangles = without_loose_points(*read_vrml(path))
+        return FaceScan(points, triangles, key, str(path))
 
 
 def without_loose_points(
     points: np.ndarray, triangles: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same mesh without points that no triangle names."""
+    """Return the same mesh without points that no triangle names.
+
+    Args:
+        points: shape (n, 3).
+        triangles: indices of points, shape (m, 3).
+
+    Returns:
+        The points that are left, in their order, and triangles (m, 3), int32, over those.
+    """
     used = np.zeros(len(points), dtype=bool)
     used[triangles] = True
     return points[used], (np.cumsum(used, dtype=np.int32) - 1)[triangles]
 
 
 def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Points (n, 3) float32 and triangles (m, 3) int32 of the face set in a VRML 2.0 file; polygons become fans.
+    """Return the mesh of the face set in a VRML 2.0 file; polygons become fans of triangles.
 
-    Raises ScanFormatError naming the file and what is wrong in it.
+    Returns:
+        Points (n, 3), float32, in the file's unit (mm), and triangles (m, 3), int32.
+
+    Raises:
+        ScanFormatError: the sentence names the file and what is wrong in it.
     """
     text = path.read_bytes()
     if b"#" in text:  # comments, the header among them
@@ -81,9 +102,10 @@ def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ScanFormatError(
             f"{path}: its point list holds {points.size} numbers, not a multiple of 3"
         )
-    if not np.isfinite(points).all() or np.abs(points).max() > 1e6:
+    if not np.isfinite(points).all() or np.abs(points).max() > FARTHEST:
         raise ScanFormatError(
-            f"{path}: point {np.argmax(~(np.abs(points) <= 1e6)) // 3} is not a place in millimetres"
+            f"{path}: point {np.argmax(~(np.abs(points) <= FARTHEST)) // 3} "
+            "is not finite, or farther than a kilometre away"
         )
     points = points.reshape(-1, 3).astype(np.float32)
     index = _numbers(path, text, rb"\bcoordIndex\s*\[", "coordIndex", np.int64)
@@ -99,7 +121,7 @@ def read_vrml(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numbers(path: Path, text: bytes, opening: bytes, what: str, dtype: type) -> np.ndarray:
-    """The numbers between a keyword's [ and its ]."""
+    """Return the numbers between a keyword's [ and its ]."""
     found = re.search(opening, text)
     if not found:
         raise ScanFormatError(f"{path}: there is no {what} list in it; is it a VRML 2.0 face?")
@@ -117,7 +139,7 @@ def _numbers(path: Path, text: bytes, opening: bytes, what: str, dtype: type) ->
 
 
 def _first_bad(words: list[bytes], dtype: type) -> int:
-    """Number of the first word that is no number; halving, since a list may be long and its end the bad one."""
+    """Return which word is the first that is no number, by halving: lists are long."""
     start, end = 0, len(words)
     while end - start > 1:
         middle = (start + end) // 2
@@ -130,7 +152,10 @@ def _first_bad(words: list[bytes], dtype: type) -> int:
 
 
 def _fans(index: np.ndarray) -> np.ndarray:
-    """Triangles (m, 3) of polygons that each end with -1 (the last may go without), from each polygon's first point."""
+    """Return triangles (m, 3) that fan out from the first point of each polygon.
+
+    Each polygon ends with -1; the last may go without.
+    """
     if index.size and index[-1] != -1:
         index = np.append(index, -1)
     ends = np.flatnonzero(index == -1)
@@ -139,43 +164,3 @@ def _fans(index: np.ndarray) -> np.ndarray:
     first = np.repeat(starts, fans)
     second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(fans) - fans, fans)
     return np.stack([index[first], index[second], index[second + 1]], axis=1)
-
-
-def small_file(path: Path) -> bytes:
-    """The content of a file of landmarks, which has a few kilobytes. Raises ScanFormatError if it is far larger."""
-    size = path.stat().st_size
-    if size > 100_000:
-        raise ScanFormatError(f"{path}: {size} bytes are too many for a file of landmarks")
-    return path.read_bytes()
-
-
-def read_bnd(path: Path, points: np.ndarray) -> np.ndarray:
-    """Landmarks (83, 3), mm, of a `.bnd` file that names vertices of the mesh `points`; of eyes and brows the left
-    one (greater x) comes first. Raises ScanFormatError naming file and line."""
-    landmarks = []
-    for number, line in enumerate(small_file(path).splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            vertex = int(words[0])
-            place = [float(word) for word in words[1:]]
-        except ValueError:
-            raise ScanFormatError(
-                f"{path}, line {number}: {line[:40]!r} is not a vertex number and a place"
-            ) from None
-        if len(place) != 3 or not 0 <= vertex < len(points) or not (np.abs(place) < 1e6).all():
-            raise ScanFormatError(
-                f"{path}, line {number}: no place of one of the {len(points)} vertices"
-            )
-        landmarks.append(place)
-        if len(landmarks) > LANDMARKS:
-            break
-    if len(landmarks) != LANDMARKS:
-        count = f"more than {LANDMARKS}" if len(landmarks) > LANDMARKS else len(landmarks)
-        raise ScanFormatError(f"{path}: it holds {count} landmarks, not {LANDMARKS}")
-    landmarks = np.array(landmarks)
-    for one, other in (EYES, BROWS):
-        if landmarks[one, 0].mean() < landmarks[other, 0].mean():
-            landmarks[one], landmarks[other] = landmarks[other].copy(), landmarks[one].copy()
-    return landmarks

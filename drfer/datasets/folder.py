@@ -12,19 +12,31 @@ from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
 
 
 class ScanFolder(ABC):
-    """Scans in a folder, searched at any depth and read one by one. A database's reader fills in what is abstract."""
+    """Scans in a folder, found at any depth and read one by one.
+
+    A reader of a database says which file is which scan (`key_of`, `is_stranger`) and reads one
+    (`read`).
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DrferError: it is no folder, or no file in it is named like a scan.
+    """
 
     name: str
-    levels: tuple[int, ...]
-    """of the expressive scans that the protocol uses"""
-    landmarks_suffix = ""
-    """of the file beside a scan that is read with it"""
+    """Of the database."""
+    intensities: tuple[int, ...]
+    """Of the expressive scans that the protocol uses."""
+    companion = ""
+    """Suffix of the file beside a scan that is read with it, if there is one."""
     version = 1
-    """raised whenever the same file could be read differently"""
+    """Raised whenever the same file could be read differently."""
     up = "y"
-    """the axis that points up"""
+    """The axis that points up in the files."""
 
     def __init__(self, root: Path) -> None:
+        """Find the scans by their names; none is opened."""
         self.root = Path(root)
         if not self.root.is_dir():
             raise DrferError(f"{self.root} is not a folder; give the database's with --root")
@@ -43,35 +55,53 @@ class ScanFolder(ABC):
 
     @abstractmethod
     def key_of(self, path: Path) -> ScanKey | None:
-        """Which scan a file is, from its name; None if it is none."""
+        """Return which scan a file is, judged by its name, or None if it is none."""
 
     @abstractmethod
     def is_stranger(self, path: Path) -> bool:
-        """Whether a file looks like a scan, but for its name."""
+        """Return whether a file looks like a scan, but for its name."""
 
     @abstractmethod
     def read(self, path: Path, key: ScanKey) -> FaceScan:
-        """The scan in a file. Raises ScanFormatError naming file and place."""
+        """Return the scan in a file.
 
-    def keys(self) -> list[ScanKey]:
-        return sorted(self.files, key=lambda key: (key.subject, key.expression, key.level))
+        Raises:
+            ScanFormatError: the file holds no such scan; the sentence says where in it.
+        """
 
-    def load(self, key: ScanKey) -> FaceScan:
-        """The scan of a key; of several copies the first. Raises ScanFormatError if it cannot be read."""
-        if key not in self.files:
-            raise DrferError(f"{self.root} has no scan {key} of {self.name}")
-        path = self.files[key][0]
+    def read_file(self, path: Path, key: ScanKey) -> FaceScan:
+        """Return the scan in a file, whatever that file may be.
+
+        Raises:
+            ScanFormatError: the file cannot be opened, or holds no such scan.
+        """
         try:
+            _check_regular(path)
             return self.read(path, key)
         except OSError as error:
-            raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
+            raise _unreadable(path, error) from None
+
+    def keys(self) -> list[ScanKey]:
+        """Return the keys of all scans, by subject, expression and intensity."""
+        return sorted(self.files, key=lambda key: (key.subject, key.expression, key.intensity))
+
+    def load(self, key: ScanKey) -> FaceScan:
+        """Return the scan of a key; of several copies the first.
+
+        Raises:
+            DrferError: there is no such scan.
+            ScanFormatError: it cannot be read.
+        """
+        if key not in self.files:
+            raise DrferError(f"{self.root} has no scan {key} of {self.name}")
+        return self.read_file(self.files[key][0], key)
 
     def needed(self, subject: str) -> list[ScanKey]:
-        """The scans of a subject that the protocol uses."""
+        """Return the scans of a subject that the protocol uses: neutral, then each expression."""
         expressive = [
-            ScanKey(subject, expression, level)
+            ScanKey(subject, expression, intensity)
             for expression in EXPRESSIONS
-            for level in self.levels
+            for intensity in self.intensities
         ]
         return [ScanKey(subject, NEUTRAL, 0), *expressive]
 
@@ -85,15 +115,26 @@ class ScanFolder(ABC):
 
     @cached_property
     def hash(self) -> str:
-        """Of the content of all scans that the protocol may use, their landmarks, and how they are read."""
+        """Of the content of all scans that the protocol may use, and of how they are read."""
         digest = hashlib.sha256(f"{self.name} {self.version} {self.up}".encode())
         for subject in self.subjects:
             for key in self.needed(subject):
                 path = self.files[key][0]
                 try:
+                    _check_regular(path)
                     digest.update(f"{key} ".encode() + path.read_bytes())
-                    if self.landmarks_suffix and path.with_suffix(self.landmarks_suffix).exists():
-                        digest.update(path.with_suffix(self.landmarks_suffix).read_bytes())
+                    if self.companion and path.with_suffix(self.companion).is_file():
+                        digest.update(path.with_suffix(self.companion).read_bytes())
                 except OSError as error:
-                    raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
+                    raise _unreadable(path, error) from None
         return digest.hexdigest()
+
+
+def _check_regular(path: Path) -> None:
+    path.stat()  # an OSError says more than "no file"
+    if not path.is_file():  # a pipe would let its reader wait for ever
+        raise ScanFormatError(f"{path}: this is no file that could hold a scan")
+
+
+def _unreadable(path: Path, error: OSError) -> ScanFormatError:
+    return ScanFormatError(f"{path}: cannot be read ({error.strerror})")

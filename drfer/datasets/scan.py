@@ -9,54 +9,64 @@ import numpy as np
 from drfer.common.errors import ScanFormatError
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
-"""The six basic expressions (Ekman), in the alphabetical order of their labels 0-5."""
+"""The six basic expressions (Ekman), in the alphabetical order of their labels 0 to 5."""
 
 NEUTRAL = "neutral"
 
 
 @dataclass(frozen=True)
 class ScanKey:
-    """Which scan of a database: subject ("F0001"), expression ("fear" or "neutral"), level (1-4; neutral 0)."""
+    """Which scan of a database: whose face, which expression, and how strong."""
 
     subject: str
+    """Such as "F0001"."""
     expression: str
-    level: int
+    """One of `EXPRESSIONS`, or `NEUTRAL`."""
+    intensity: int
+    """Of the expression: 1 to 4 in BU-3DFE and Anny-3DFE, 1 elsewhere; neutral scans have 0."""
 
     def __str__(self) -> str:
-        return f"{self.subject} {self.expression} {self.level}"
+        """Return the key in words, such as "F0001 fear 4"."""
+        return f"{self.subject} {self.expression} {self.intensity}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceScan:
     """One face as a scanner gave it: a triangle mesh in millimetres, in the scanner's own pose.
 
-    points: (n, 3) float32, mm, +y up, +z to the viewer up to the head's pose. triangles: (m, 3) int32.
-    landmarks: (l, 3) mm, or None where the database has none. source: the file or generator it came from.
-    Raises ScanFormatError if it holds no points, NaN or infinities, or triangles that name no point.
+    Raises:
+        ScanFormatError: there are no points or triangles, a coordinate is not finite, or a
+            triangle names a point that does not exist.
     """
 
     points: np.ndarray
+    """Shape (n, 3), float32, mm; +y is up and +z towards the viewer, but for the head's pose."""
     triangles: np.ndarray
+    """Indices of points, shape (m, 3), int32."""
     key: ScanKey
     source: str
-    landmarks: np.ndarray | None = None
+    """The file or generator that the scan came from."""
 
     def __post_init__(self) -> None:
-        def refuse(reason: str) -> None:
-            raise ScanFormatError(f"{self.source}, scan {self.key}: {reason}")
-
-        if self.points.ndim != 2 or self.points.shape[1:] != (3,):
-            refuse(f"points must be (n, 3), not {self.points.shape}")
-        if len(self.points) == 0:
-            refuse("it has no points; remove it or export it again")
-        bad = np.flatnonzero(~np.isfinite(self.points).all(axis=1))
+        """Refuse what cannot be a mesh."""
+        points, triangles = self.points, self.triangles
+        if points.ndim != 2 or points.shape[1:] != (3,):
+            raise self.refusal(f"points must be (n, 3), not {points.shape}")
+        if len(points) == 0:
+            raise self.refusal("it has no points; remove it or export it again")
+        bad = np.flatnonzero(~np.isfinite(points).all(axis=1))
         if len(bad):
-            refuse(
-                f"point {bad[0]} is not finite ({self.points[bad[0]].tolist()}); {len(bad)} such points in all"
+            raise self.refusal(
+                f"point {bad[0]} is not finite ({points[bad[0]].tolist()}); "
+                f"{len(bad)} such points in all"
             )
-        if self.triangles.ndim != 2 or self.triangles.shape[1:] != (3,) or len(self.triangles) == 0:
-            refuse(f"triangles must be (m, 3) with m > 0, not {self.triangles.shape}")
-        if self.triangles.min() < 0 or self.triangles.max() >= len(self.points):
-            refuse(
-                f"a triangle names point {self.triangles.max()}, but there are {len(self.points)}"
+        if triangles.ndim != 2 or triangles.shape[1:] != (3,) or len(triangles) == 0:
+            raise self.refusal(f"triangles must be (m, 3) with m > 0, not {triangles.shape}")
+        if triangles.min() < 0 or triangles.max() >= len(points):
+            raise self.refusal(
+                f"a triangle names point {triangles.max()}, but there are {len(points)}"
             )
+
+    def refusal(self, reason: str) -> ScanFormatError:
+        """Return the error that names this scan and says why it cannot be used."""
+        return ScanFormatError(f"{self.source}, scan {self.key}: {reason}")

@@ -1,4 +1,4 @@
-"""Your own scans: OBJ, PLY or STL of one face each, in metres or millimetres, with any axis up."""
+"""Scans of your own: OBJ, PLY or STL of one face each, in metres or millimetres, any axis up."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from drfer.common.errors import DrferError, ScanFormatError
-from drfer.datasets.bu3dfe import without_loose_points
+from drfer.datasets.bu3dfe import FARTHEST, without_loose_points
 from drfer.datasets.folder import ScanFolder
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
 
 SUFFIXES = (".obj", ".ply", ".stl")
 TABLE = "scans.csv"
-"""beside the scans: a line a file, by its name or its path in the folder, with columns file, subject, expression"""
+"""The table beside the scans. It has one line for each file, and the columns file (the name, or the
+path in the folder), subject and expression."""
 UP = {
     "y": np.eye(3),
     "-y": np.diag([-1.0, -1.0, 1.0]),
@@ -23,20 +24,31 @@ UP = {
     "x": np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]]),
     "-x": np.array([[0, 1.0, 0], [-1, 0, 0], [0, 0, 1]]),
 }
-"""rotation (3, 3) that brings an axis to +y; with z up the face is taken to look along -y"""
+"""Rotation (3, 3) that brings an axis to +y; with z up the face is taken to look along -y."""
 METRES = 2.0
-"""a scan whose longest side is below this is in metres (a face is 0.1 to 0.5 m, or 100 to 500 mm)"""
+"""A scan whose longest side is shorter is in metres: a face has 0.1 to 0.5 m, or 100 to 500 mm."""
 
 
 class Scans(ScanFolder):
-    """Scans in a folder, with labels from its `scans.csv` if there is one; without, each file is a subject's neutral
-    scan. up: the axis that points up. Raises DrferError if the table is wrong, naming the line."""
+    """A user's own scans in a folder, with the labels of its `scans.csv` if there is one.
+
+    Without a table, each file is the neutral scan of a subject of its own.
+
+    Args:
+        root: the folder.
+        up: the axis that points up in the files, one of `UP`.
+
+    Raises:
+        DrferError: there is no such axis or folder, the folder holds no scan, or the table is
+            wrong (the sentence names the line).
+    """
 
     name = "scans"
-    levels = (1,)
+    intensities = (1,)
     version = 2
 
     def __init__(self, root: Path, up: str = "y") -> None:
+        """Read the table, and find the scans by their names."""
         if up not in UP:
             raise DrferError(f"there is no axis {up!r}; choose from {', '.join(UP)}")
         self.up = up
@@ -45,6 +57,7 @@ class Scans(ScanFolder):
         super().__init__(root)
 
     def key_of(self, path: Path) -> ScanKey | None:
+        """Return which scan a file is, after the table or, without one, by its name."""
         if path.suffix.lower() not in SUFFIXES:
             return None
         if self.labels is None:
@@ -52,35 +65,58 @@ class Scans(ScanFolder):
         return self.labels.get(path.relative_to(self.root).as_posix()) or self.labels.get(path.name)
 
     def is_stranger(self, path: Path) -> bool:
+        """Return whether a file is a mesh; it is then one that the table leaves out."""
         return path.suffix.lower() in SUFFIXES
 
     def read(self, path: Path, key: ScanKey) -> FaceScan:
+        """Return the scan in a mesh file."""
         return read_scan(path, key, self.up)
 
 
 def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
-    """One mesh file as a scan in millimetres. Its `source` says if it was in metres. Raises ScanFormatError."""
+    """Return the scan in one mesh file, in millimetres; its `source` says if it was in metres.
+
+    Args:
+        path: an OBJ, PLY or STL file.
+        key: which scan it is.
+        up: the axis that points up in it, one of `UP`.
+
+    Raises:
+        ScanFormatError: the file holds no triangle mesh, or a damaged one.
+    """
+    points, triangles = _read_mesh(path)
+    points, triangles = without_loose_points(points, triangles)
+    near = (np.abs(points) < FARTHEST).all(axis=1)
+    if not near.all():
+        raise ScanFormatError(
+            f"{path}: point {np.argmin(near)} is not finite, or too far away to be measured"
+        )
+    # STL gives each triangle corners of its own, and OBJ may part a surface where its texture is:
+    # taken as they are, every such edge would be the scan's border
+    points, index = np.unique(points, axis=0, return_inverse=True)
+    triangles = index.reshape(-1)[triangles].astype(np.int32)
+    source = str(path)
+    if np.ptp(points, axis=0).max() < METRES:
+        points, source = points * 1000, f"{path} (in metres, by its size)"
+    return FaceScan((points @ UP[up].T).astype(np.float32), triangles, key, source)
+
+
+def _read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (n, 3), in the file's unit, and triangles (m, 3) as the library reads them."""
     import trimesh
 
+    kind = path.suffix[1:]
     try:
-        with path.open(
-            "rb"
-        ) as file:  # not its path: else materials and textures beside it are read too
-            mesh = trimesh.load_mesh(file, file_type=path.suffix[1:].lower(), process=False)
-        points, triangles = (
-            np.asarray(mesh.vertices, dtype=np.float64),
-            np.asarray(mesh.faces, dtype=np.int64),
-        )
+        # given the file and not its path, trimesh leaves materials and textures beside it alone
+        with path.open("rb") as file:
+            mesh = trimesh.load_mesh(file, file_type=kind.lower(), process=False)
+        points = np.asarray(mesh.vertices, dtype=np.float64)
+        triangles = np.asarray(mesh.faces, dtype=np.int64)
     except Exception as error:  # whatever a broken file makes the library raise
         raise ScanFormatError(
-            f"{path}: cannot be read as {path.suffix[1:].upper()} ({_first_line(error)})"
+            f"{path}: cannot be read as {kind.upper()} ({_first_line(error)})"
         ) from None
-    if (
-        points.ndim != 2
-        or points.shape[1:] != (3,)
-        or triangles.ndim != 2
-        or triangles.shape[1:] != (3,)
-    ):
+    if points.ndim != 2 or triangles.ndim != 2 or {points.shape[1], triangles.shape[1]} != {3}:
         raise ScanFormatError(f"{path}: it holds no triangle mesh")
     if len(triangles) == 0 or triangles.min() < 0 or triangles.max() >= len(points):
         raise ScanFormatError(
@@ -91,19 +127,7 @@ def read_scan(path: Path, key: ScanKey, up: str = "y") -> FaceScan:
         raise ScanFormatError(
             f"{path}: its header promises {polygons} polygons, but {len(triangles)} are there"
         )
-    points, triangles = without_loose_points(points, triangles)
-    if not (np.abs(points) < 1e6).all():
-        raise ScanFormatError(
-            f"{path}: point {np.argmin((np.abs(points) < 1e6).all(axis=1))} is no place"
-        )
-    # STL gives each triangle corners of its own, OBJ may part a surface where its texture is: taken as they are, every
-    # such edge would be the scan's border
-    points, place = np.unique(points, axis=0, return_inverse=True)
-    triangles = place.reshape(-1)[triangles].astype(np.int32)
-    source = str(path)
-    if np.ptp(points, axis=0).max() < METRES:
-        points, source = points * 1000, f"{path} (in metres, by its size)"
-    return FaceScan((points @ UP[up].T).astype(np.float32), triangles, key, source)
+    return points, triangles
 
 
 def _first_line(error: Exception) -> str:
@@ -129,7 +153,8 @@ def _read_table(path: Path) -> dict[str, ScanKey]:
             )
         if (name := row["file"].strip()) in labels:
             raise DrferError(
-                f"{path}, line {line}: {name!r} stands in it twice; give files their folder, as in anna/1.obj"
+                f"{path}, line {line}: {name!r} stands in it twice; "
+                "give files their folder, as in anna/1.obj"
             )
         labels[name] = ScanKey(row["subject"].strip(), expression, int(expression != NEUTRAL))
     return labels

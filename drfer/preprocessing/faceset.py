@@ -1,165 +1,82 @@
-"""From a raw scan to what the network sees: register, resample on the template, one frame, farthest-point order.
-
-Section IV.B of the paper: rigid registration to a common mesh, 39,923 points, of which 2,048 are the input.
-"""
+"""All scans of an evaluation, preprocessed: made on all cores, and kept in the cache."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from drfer.common.errors import DrferError, ScanFormatError
-from drfer.common.files import cache_folder, read_arrays, written_whole
+from drfer.common.errors import DrferError
+from drfer.common.files import cached_arrays, digest_of
 from drfer.common.parallel import map_on_all_cores
-from drfer.datasets.scan import FaceScan, ScanKey
-from drfer.models.points import farthest_point_order
+from drfer.datasets import Dataset
+from drfer.datasets.scan import ScanKey
+from drfer.preprocessing import surface
 from drfer.preprocessing import template as common_mesh
-from drfer.preprocessing.registration import Registration, RegistrationSettings, register
-from drfer.preprocessing.surface import border_edges, edge_codes, nearest_on_surface
+from drfer.preprocessing.resampling import Settings, preprocess_scan
 
 VERSION = 6
-"""raised whenever the same scan could come out differently"""
-
-SMALLEST_COVER = 0.55
-"""share of the template's vertices that a doubtful scan must have. Hands bend the template no more than a face may, and
-cover 21 to 44 %; open faces warped by waves of 3 mm, as doubtful, 63 to 87 % (badly damaged open faces may have 47 %, and
-register without doubt)"""
+"""Raised whenever the same scan could come out differently."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Preprocessing; lengths in mm."""
-
-    frame_length: float = 120.0
-    """one unit of the network's frame, the same for every scan (size is identity): faces lie in the unit ball"""
-    points: int = 2048
-    """of an input cloud"""
-    template_points: int = 4096
-    """template vertices kept in correspondence, from which mean faces take theirs"""
-    largest_distance: float = 10.0
-    """a template vertex with no scan surface within this distance is missing"""
-    registration: RegistrationSettings = RegistrationSettings()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceSet:
-    """Preprocessed scans, in frame units. clouds: (n, 2048, 3), each in farthest-point order. vertices: (n, 4096, 3),
-    the first template vertices on each scan, in correspondence. missing: (n, 4096), where a scan has no surface.
-    keys: which scan each is. residuals: (n,), of the registrations, mm; doubtful: (n,), at which someone should look.
-    poses: (n, 4, 4), from the scan to the template's frame, mm. hash: of scans, template and settings."""
+    """Preprocessed scans.
+
+    Lengths are in frame units (of `settings.frame_length` mm) where nothing else is said.
+    """
 
     keys: list[ScanKey]
+    """Which scan each is."""
     clouds: np.ndarray
+    """Input points, shape (n, 2048, 3), float32, each cloud in farthest-point order."""
     vertices: np.ndarray
+    """The first template vertices on each scan, in correspondence, shape (n, 4096, 3), float32."""
     missing: np.ndarray
+    """Which of these vertices a scan has no surface for, shape (n, 4096)."""
     residuals: np.ndarray
+    """Of the registrations, mm, shape (n,)."""
     doubtful: np.ndarray
+    """At which scans someone should look, shape (n,)."""
     poses: np.ndarray
+    """Matrices from the scan's frame to the template's, mm, shape (n, 4, 4)."""
     hash: str
+    """Of the scans, the template, and how they are preprocessed."""
     settings: Settings = field(default_factory=Settings)
+    dataset: Dataset | None = None
+    """Where the scans are from; None for made-up ones."""
 
     def __len__(self) -> int:
+        """Return the number of scans."""
         return len(self.keys)
 
     @cached_property
     def subjects(self) -> list[str]:
+        """Whose scans these are, in order."""
         return sorted({key.subject for key in self.keys})
 
 
-def resample(
-    scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()
-) -> tuple[np.ndarray, np.ndarray]:
-    """Carry the template's vertices to the nearest place on the registered scan: points (39923, 3), mm, template
-    frame, and which of them are missing (39923,): nearest to the scan's border (a hole, the crop), or too far away (then
-    they are left where the template has them)."""
-    points = scan.points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
-    template = common_mesh.load()
-    triangle, weights, places = nearest_on_surface(
-        template.vertices, points, scan.triangles, settings.largest_distance, template.by_place
+def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Settings()) -> FaceSet:
+    """Preprocess scans of a dataset on all cores, or take them from the cache.
+
+    Says which scans are doubtful, if there are any.
+
+    Args:
+        dataset: where the scans are from.
+        keys: which scans.
+        settings: how it is done.
+
+    Raises:
+        ScanFormatError: a scan cannot be read, or does not register as a face.
+        DrferError: there are no keys, or the cache can be neither read nor written.
+    """
+    if not keys:
+        raise DrferError(f"there is no scan of {dataset.name} to preprocess")
+    determined_by = _determined_by(dataset, keys, settings)
+    arrays = cached_arrays(
+        f"faceset-{dataset.name}", determined_by, lambda: _preprocess_all(dataset, keys, settings)
     )
-    return places, (triangle < 0) | _on_border(triangle, weights, scan.triangles)
-
-
-def _on_border(triangle: np.ndarray, weights: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Whether each place, on its triangle, lies on an edge that belongs to one triangle only, or on its ends."""
-    points = triangles.max() + 1
-    codes, alone = edge_codes(triangles, points), border_edges(triangles, points)
-    border_point = np.zeros(points, dtype=bool)
-    border_point[alone // points] = border_point[alone % points] = True
-    border = border_point[triangles].any(axis=1)[triangle]  # only these can be, and they are few
-    triangle, weights = triangle[border], weights[border]
-    on_edge = (weights == 0) & np.isin(codes[triangle], alone)
-    at_point = (weights == 1) & border_point[
-        triangles[triangle]
-    ]  # a triangle may touch the border with a corner only
-    border[border] = (on_edge | at_point).any(axis=1)
-    return border
-
-
-def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
-    """All of it for one scan. Raises ScanFormatError if it cannot be registered or covers too little of the face."""
-    registration = register(scan, settings.registration)
-    doubtful = registration.is_doubtful(settings.registration)
-    if registration.is_refused:
-        raise _no_face(scan, registration)
-    places, missing = resample(scan, registration.pose, settings)
-    # rounded before it is ordered, and so in order
-    seen = (places[~missing] / settings.frame_length).astype(np.float32)
-    if len(seen) < max(settings.points, doubtful * SMALLEST_COVER * len(places)):
-        raise _no_face(scan, registration, f", {len(seen) / len(places):.0%} of the mesh covered")
-    order = farthest_point_order(
-        seen, settings.points
-    )  # from the first template vertex seen: the nose tip
-    return {
-        "cloud": seen[order],
-        "vertices": (places[: settings.template_points] / settings.frame_length).astype(np.float32),
-        "missing": missing[: settings.template_points],
-        "pose": registration.pose,
-        "residual": np.float64(registration.residual),
-        "doubtful": np.bool_(doubtful),
-    }
-
-
-def _no_face(scan: FaceScan, registration: Registration, cover: str = "") -> ScanFormatError:
-    return ScanFormatError(
-        f"{scan.source}, scan {scan.key}: does not register as a face (residual {registration.residual:.1f} mm over "
-        f"{registration.share:.0%} of it, strain {registration.strain:.1f}{cover}); check its orientation and unit"
-    )
-
-
-def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) -> FaceSet:
-    """A dataset's scans as a FaceSet, from the cache or made on all cores. Cached under the hash of all that
-    determines it; a cache that cannot be read is made again."""
-    determined_by = [
-        dataset.hash,
-        common_mesh.load().hash,
-        VERSION,
-        asdict(settings),
-        [str(key) for key in keys],
-    ]
-    digest = hashlib.sha256(json.dumps(determined_by).encode()).hexdigest()
-    path = cache_folder() / f"faceset-{dataset.name}-{digest[:16]}.npz"
-    arrays = read_arrays(path)
-    if arrays is None:
-        # subject by subject, so that each worker opens a subject's file once
-        chunks = [
-            [key for key in keys if key.subject == subject]
-            for subject in sorted({key.subject for key in keys})
-        ]
-        done = map_on_all_cores(_preprocess_chunk, chunks, "preprocessing", dataset, settings)
-        results = {
-            key: result for chunk, part in zip(chunks, done) for key, result in zip(chunk, part)
-        }
-        arrays = {
-            name: np.stack([results[key][name] for key in keys])
-            for name in next(iter(results.values()))
-        }
-        with written_whole(path) as target:
-            np.savez(target, **arrays)
     if arrays["doubtful"].any():
         _warn(dataset, [key for key, doubtful in zip(keys, arrays["doubtful"]) if doubtful])
     return FaceSet(
@@ -170,36 +87,71 @@ def preprocess(dataset, keys: list[ScanKey], settings: Settings = Settings()) ->
         residuals=arrays["residual"],
         doubtful=arrays["doubtful"],
         poses=arrays["pose"],
-        hash=digest,
+        hash=digest_of(determined_by),
         settings=settings,
+        dataset=dataset,
     )
 
 
-def _warn(dataset, keys: list[ScanKey]) -> None:
-    shown = ", ".join(map(str, keys[:5])) + (" ..." if len(keys) > 5 else "")
-    print(
-        f"{len(keys)} scans of {dataset.name} register less well than any good open face: {shown}. Look at them."
-    )
+def _determined_by(dataset: Dataset, keys: list[ScanKey], settings: Settings) -> list:
+    """Return all that a face set depends on; `surface.CELL` decides between equally near points."""
+    versions = [VERSION, common_mesh.load().hash, surface.CELL]
+    return [dataset.hash, versions, asdict(settings), [str(key) for key in keys]]
 
 
-def _preprocess_chunk(
-    keys: list[ScanKey], dataset, settings: Settings
+def _preprocess_all(
+    dataset: Dataset, keys: list[ScanKey], settings: Settings
+) -> dict[str, np.ndarray]:
+    """Preprocess subject by subject, so that each worker opens a subject's file once."""
+    of_subjects = [
+        [key for key in keys if key.subject == subject]
+        for subject in sorted({key.subject for key in keys})
+    ]
+    done = map_on_all_cores(_preprocess_subject, of_subjects, "preprocessing", dataset, settings)
+    results = {
+        key: result
+        for of_subject, part in zip(of_subjects, done)
+        for key, result in zip(of_subject, part)
+    }
+    names = list(results[keys[0]])
+    return {name: np.stack([results[key][name] for key in keys]) for name in names}
+
+
+def _preprocess_subject(
+    keys: list[ScanKey], dataset: Dataset, settings: Settings
 ) -> list[dict[str, np.ndarray]]:
     return [preprocess_scan(dataset.load(key), settings) for key in keys]
 
 
-def mean_face(faces: FaceSet, members: np.ndarray, points: int) -> np.ndarray:
-    """Pointwise mean (points, 3) of some scans over the template's vertices that at least half of them have.
+def _warn(dataset: Dataset, keys: list[ScanKey]) -> None:
+    shown = ", ".join(map(str, keys[:5])) + (" ..." if len(keys) > 5 else "")
+    print(
+        f"{len(keys)} scans of {dataset.name} register less well than any good open face: {shown}. "
+        "Look at them."
+    )
 
-    members: indices into `faces`. Raises DrferError if fewer than `points` vertices are seen that often.
+
+def mean_face(faces: FaceSet, members: np.ndarray, points: int) -> np.ndarray:
+    """Average some scans, vertex by vertex, over the template's vertices that most of them have.
+
+    Args:
+        faces: the scans.
+        members: indices of those that are averaged.
+        points: how many vertices the mean has: the first that at least half of the members have.
+
+    Returns:
+        Shape (points, 3), float32, in frame units.
+
+    Raises:
+        DrferError: there are fewer such vertices.
     """
     seen = ~faces.missing[members]
     common = np.flatnonzero(seen.mean(axis=0) >= 0.5)[:points]
     if len(common) < points:
         raise DrferError(
-            f"a mean face needs {points} common vertices, these {len(members)} scans share {len(common)}"
+            f"a mean face needs {points} common vertices, "
+            f"these {len(members)} scans share {len(common)}"
         )
     weights = seen[:, common, None]
-    return (
-        (faces.vertices[members][:, common] * weights).sum(axis=0) / weights.sum(axis=0)
-    ).astype(np.float32)
+    sums = (faces.vertices[members][:, common] * weights).sum(axis=0)
+    return (sums / weights.sum(axis=0)).astype(np.float32)

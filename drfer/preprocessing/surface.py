@@ -1,134 +1,158 @@
-"""The nearest places on a triangle mesh, and the mesh's border."""
+"""The nearest points on a triangle mesh, and the mesh's border."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
 
+from drfer.fast.compiled import interrupts_held
+
 CELL = 2.0
-"""width of the grid's cells, mm: a little more than an edge of a scan"""
+"""Width of the search grid's cells, mm: a little more than an edge of a scan."""
+MOST_CELLS = 4_000_000
+"""A mesh with stray triangles far away would need more cells; it gets larger ones."""
+MOST_ENTRIES = 40_000_000
+"""The same for the entries of triangles in cells: a large triangle lies in many."""
 
 
 def nearest_on_surface(
-    places: np.ndarray, points: np.ndarray, triangles: np.ndarray, reach: float, order: np.ndarray
+    queries: np.ndarray, points: np.ndarray, triangles: np.ndarray, reach: float, order: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What on a mesh (n, 3), (m, 3) is nearest to each of `places` (k, 3), mm: its triangle (k,), -1 where nothing lies
-    within `reach`; the weights (k, 3) of the triangle's corners, exactly 0 beside an edge and 1 at a corner; and where
-    that is (k, 3), the place itself where there is nothing.
+    """Find what on a mesh is nearest to each of some points, in float64.
 
-    The search is in float64, place by place in an order (k,); it goes faster if near ones follow each other.
+    Args:
+        queries: the points, shape (k, 3), mm.
+        points: of the mesh, shape (n, 3), mm.
+        triangles: of the mesh, shape (m, 3).
+        reach: what lies farther away does not count, mm.
+        order: the order in which the queries are answered, shape (k,); the search is faster if
+            near ones follow each other.
+
+    Returns:
+        For each query
+        the nearest triangle, shape (k,), or -1 if nothing is within reach;
+        the nearest point's barycentric coordinates, shape (k, 3), which are exactly 0 beside an
+        edge and 1 at a corner;
+        and the nearest point itself, shape (k, 3), or the query if nothing is within reach.
     """
     corners = np.ascontiguousarray(points, dtype=np.float64)[triangles]
-    return _search(
-        np.ascontiguousarray(places, dtype=np.float64), corners, *_grid(corners), reach, order
-    )
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    first = low[:, :2].min(axis=0)
+    cell = _cell_width(low[:, :2] - first, high[:, :2] - first)
+    with interrupts_held():  # the first call compiles
+        grid = _grid(low, high, first, cell)
+        queries = np.ascontiguousarray(queries, dtype=np.float64)
+        return _search(queries, corners, low, high, first, cell, *grid, reach, order)
 
 
 def border_edges(triangles: np.ndarray, points: int) -> np.ndarray:
-    """Codes (see `edge_codes`), in order, of the edges that belong to one triangle only."""
+    """Return the codes (see `edge_codes`), in order, of edges that belong to one triangle only.
+
+    Args:
+        triangles: shape (m, 3).
+        points: how many points the mesh has.
+    """
     codes = np.sort(edge_codes(triangles, points), axis=None)
     new = np.concatenate([[True], codes[1:] != codes[:-1], [True]])
     return codes[new[:-1] & new[1:]]
 
 
 def edge_codes(triangles: np.ndarray, points: int) -> np.ndarray:
-    """One number (m, 3) for the edge opposite each corner, the same in both triangles: lower end * points + higher."""
-    ends = (
-        np.roll(triangles, -1, axis=1).astype(np.int64),
-        np.roll(triangles, -2, axis=1).astype(np.int64),
-    )
-    return np.minimum(*ends) * points + np.maximum(*ends)
+    """Return one number for each edge, the same in both triangles that share it.
+
+    Args:
+        triangles: shape (m, 3).
+        points: how many points the mesh has.
+
+    Returns:
+        The code `lower end * points + higher end` of the edge opposite each corner, shape (m, 3).
+    """
+    one = np.roll(triangles, -1, axis=1).astype(np.int64)
+    other = np.roll(triangles, -2, axis=1).astype(np.int64)
+    return np.minimum(one, other) * points + np.maximum(one, other)
+
+
+def _cell_width(low: np.ndarray, high: np.ndarray) -> float:
+    """Double the cells until the grid fits in memory; boxes (m, 2) are given from its corner."""
+    cell = CELL
+    while True:
+        columns, rows = high.max(axis=0) // cell + 1
+        across, along = (high // cell - low // cell + 1).T
+        if columns * rows == 1 or (
+            columns * rows <= MOST_CELLS and (across * along).sum() <= MOST_ENTRIES
+        ):
+            return cell
+        cell *= 2
 
 
 @numba.njit(cache=True)
-def _grid(corners):
-    """Each triangle into all cells over x, y that its box touches: of a cell, members[start[cell] : start[cell + 1]]
-    and the lowest and highest z. Also each triangle's box."""
-    low, high = np.empty((len(corners), 3)), np.empty((len(corners), 3))
-    for t in range(len(corners)):
-        for axis in range(3):
-            low[t, axis] = min(corners[t, 0, axis], corners[t, 1, axis], corners[t, 2, axis])
-            high[t, axis] = max(corners[t, 0, axis], corners[t, 1, axis], corners[t, 2, axis])
-    first = np.array([low[:, 0].min(), low[:, 1].min()])
-    columns, rows = (
-        int((high[:, 0].max() - first[0]) / CELL) + 1,
-        int((high[:, 1].max() - first[1]) / CELL) + 1,
-    )
+def _grid(low, high, first, cell):
+    """Put each triangle into all cells over x and y that its box touches.
+
+    The triangles of a cell are members[start[cell] : start[cell + 1]]; bottom and top are the
+    lowest and highest z of their boxes.
+    """
+    columns = int((high[:, 0].max() - first[0]) / cell) + 1
+    rows = int((high[:, 1].max() - first[1]) / cell) + 1
     start = np.zeros(columns * rows + 1, dtype=np.int64)
     bottom, top = np.full((columns, rows), np.inf), np.full((columns, rows), -np.inf)
     members = np.empty(0, dtype=np.int32)
     for filling in range(2):
-        for t in range(len(corners)):
-            for i in range(
-                int((low[t, 0] - first[0]) / CELL), int((high[t, 0] - first[0]) / CELL) + 1
-            ):
-                for j in range(
-                    int((low[t, 1] - first[1]) / CELL), int((high[t, 1] - first[1]) / CELL) + 1
-                ):
+        for t in range(len(low)):
+            left, right = int((low[t, 0] - first[0]) / cell), int((high[t, 0] - first[0]) / cell)
+            front, back = int((low[t, 1] - first[1]) / cell), int((high[t, 1] - first[1]) / cell)
+            for i in range(left, right + 1):
+                for j in range(front, back + 1):
                     if filling:
                         start[i * rows + j] -= 1
                         members[start[i * rows + j]] = t
                     else:
                         start[i * rows + j] += 1
-                        bottom[i, j], top[i, j] = (
-                            min(bottom[i, j], low[t, 2]),
-                            max(top[i, j], high[t, 2]),
-                        )
-        if not filling:  # from how many each cell has to where it ends; filling, this goes down to where it starts
+                        bottom[i, j] = min(bottom[i, j], low[t, 2])
+                        top[i, j] = max(top[i, j], high[t, 2])
+        if not filling:
+            # from how many triangles each cell has to where they end; filling counts this down
+            # to where they start
             start = np.cumsum(start)
             members = np.empty(start[-1], dtype=np.int32)
-    return low, high, first, start, members, bottom, top
+    return start, members, bottom, top
 
 
 @numba.njit(cache=True)
-def _search(places, corners, low, high, first, start, members, bottom, top, reach, order):
-    """Exact: a triangle lies in every cell that its box touches, and is passed over only if its box, which holds it, or
-    all cells that hold its parts are no nearer than the nearest place found so far. The triangle that was nearest to
-    the place before, and then those in the cell where it is nearest to this one, are tried first: little is left then.
+def _search(queries, corners, low, high, first, cell, start, members, bottom, top, reach, order):
+    """Exact nearest points.
+
+    A triangle lies in every cell that its box touches. It is passed over only if its box, or all
+    cells that hold it, are no nearer than the nearest point found so far. Two guesses come first,
+    which leave little to search: the triangle that was nearest to the query before, and those in
+    the cell of its point that is nearest to this query.
     """
     columns, rows = bottom.shape
-    triangle, weights, nearest = np.full(len(places), -1), np.zeros((len(places), 3)), places.copy()
+    triangle, weights = np.full(len(queries), -1), np.zeros((len(queries), 3))
+    nearest = queries.copy()
     tried = np.full(len(corners), -1)
     latest = 0
     for k in order:
-        x, y, z = places[k]
+        x, y, z = queries[k]
         least, wa, wb, wc = _nearest_in_triangle(corners, latest, x, y, z)
         found = latest
-        left = right = int(
-            (
-                wa * corners[found, 0, 0]
-                + wb * corners[found, 1, 0]
-                + wc * corners[found, 2, 0]
-                - first[0]
-            )
-            / CELL
-        )
-        front = back = int(
-            (
-                wa * corners[found, 0, 1]
-                + wb * corners[found, 1, 1]
-                + wc * corners[found, 2, 1]
-                - first[1]
-            )
-            / CELL
-        )
+        at_x = wa * corners[found, 0, 0] + wb * corners[found, 1, 0] + wc * corners[found, 2, 0]
+        at_y = wa * corners[found, 0, 1] + wb * corners[found, 1, 1] + wc * corners[found, 2, 1]
+        left = right = int((at_x - first[0]) / cell)
+        front = back = int((at_y - first[1]) / cell)
         for everywhere in range(2):
             if everywhere:
                 if least > reach * reach:
                     least, found = reach * reach, -1
                 radius = np.sqrt(least)
-                left, right = (
-                    int((x - radius - first[0]) / CELL),
-                    int((x + radius - first[0]) / CELL),
-                )
-                front, back = (
-                    int((y - radius - first[1]) / CELL),
-                    int((y + radius - first[1]) / CELL),
-                )
+                left = int((x - radius - first[0]) / cell)
+                right = int((x + radius - first[0]) / cell)
+                front = int((y - radius - first[1]) / cell)
+                back = int((y + radius - first[1]) / cell)
             for i in range(max(left, 0), min(right + 1, columns)):
-                dx = max(first[0] + i * CELL - x, x - first[0] - (i + 1) * CELL, 0.0)
+                dx = max(first[0] + i * cell - x, x - first[0] - (i + 1) * cell, 0.0)
                 for j in range(max(front, 0), min(back + 1, rows)):
-                    dy = max(first[1] + j * CELL - y, y - first[1] - (j + 1) * CELL, 0.0)
+                    dy = max(first[1] + j * cell - y, y - first[1] - (j + 1) * cell, 0.0)
                     dz = max(bottom[i, j] - z, z - top[i, j], 0.0)
                     if dx * dx + dy * dy + dz * dz >= least:
                         continue
@@ -153,16 +177,16 @@ def _search(places, corners, low, high, first, start, members, bottom, top, reac
 
 @numba.njit(cache=True, inline="always")
 def _nearest_in_triangle(corners, t, x, y, z):
-    """Squared distance of a triangle's nearest place, and the weights of its corners: inside it, or on the nearest of
-    its edges."""
+    """Return the squared distance of a triangle's nearest point, and its barycentric coordinates.
+
+    The point lies inside the triangle, or on the nearest of its edges.
+    """
     ax, ay, az = corners[t, 0, 0] - x, corners[t, 0, 1] - y, corners[t, 0, 2] - z
     bx, by, bz = corners[t, 1, 0] - x - ax, corners[t, 1, 1] - y - ay, corners[t, 1, 2] - z - az
     cx, cy, cz = corners[t, 2, 0] - x - ax, corners[t, 2, 1] - y - ay, corners[t, 2, 2] - z - az
-    bb, bc, cc = (
-        bx * bx + by * by + bz * bz,
-        bx * cx + by * cy + bz * cz,
-        cx * cx + cy * cy + cz * cz,
-    )
+    bb = bx * bx + by * by + bz * bz
+    bc = bx * cx + by * cy + bz * cz
+    cc = cx * cx + cy * cy + cz * cz
     ab, ac = -(bx * ax + by * ay + bz * az), -(cx * ax + cy * ay + cz * az)
     b, c, area = cc * ab - bc * ac, bb * ac - bc * ab, bb * cc - bc * bc
     if b > 0 and c > 0 and b + c < area:

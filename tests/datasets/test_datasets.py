@@ -11,37 +11,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drfer.cli import main
 from drfer.common.errors import DrferError, ScanFormatError
 from drfer.datasets import open_dataset
-from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS, Bosphorus, mesh_of_range_image, read_bnt
+from drfer.datasets.bosphorus import (
+    EXPRESSIVE_SUBJECTS,
+    MOST_PIXELS,
+    Bosphorus,
+    mesh_of_range_image,
+    read_bnt,
+    read_nose_tip,
+)
 from drfer.datasets.bu3dfe import BU3DFE, read_vrml
-from drfer.datasets.check import check
 from drfer.datasets.scan import EXPRESSIONS, ScanKey
 from drfer.datasets.scans import UP, read_scan
-from drfer.evaluation import plan as evaluation
-from drfer.evaluation.experiment import PRESETS
-from drfer.evaluation.protocol import Protocol
-from drfer.evaluation.store import Store
-from drfer.preprocessing.faceset import preprocess_scan
+from drfer.preprocessing.faceset import preprocess
+from drfer.preprocessing.resampling import preprocess_scan
 
 KEY = ScanKey("F0001", "fear", 4)
+SUFFIXES = ["wrl", "bnt", "lm3", "obj", "ply", "stl"]
 MUTATIONS = int(os.environ.get("DRFER_MUTATIONS", "150"))
-"""mutated files a format; raise it for a longer search"""
-
-
-@pytest.fixture(scope="module")
-def bu3dfe(database, tmp_path_factory):
-    root = tmp_path_factory.mktemp("bu3dfe")
-    licensed.write_bu3dfe(root, database, database.subjects)
-    return root
-
-
-@pytest.fixture(scope="module")
-def bosphorus(database, tmp_path_factory):
-    root = tmp_path_factory.mktemp("bosphorus")
-    licensed.write_bosphorus(root, database, database.subjects)
-    return root
+"""Mutated files of each format; raise it for a longer search."""
 
 
 def test_bu3dfe_gives_back_the_scans_it_was_written_from(bu3dfe, database):
@@ -55,9 +44,6 @@ def test_bu3dfe_gives_back_the_scans_it_was_written_from(bu3dfe, database):
         assert {frozenset(map(int, t)) for t in used[scan.triangles]} == {
             frozenset(map(int, t)) for t in original.triangles
         }
-        assert scan.landmarks.shape == (83, 3)
-        for one, other in ((slice(0, 8), slice(8, 16)), (slice(16, 26), slice(26, 36))):
-            assert scan.landmarks[one, 0].mean() > scan.landmarks[other, 0].mean()
 
 
 def test_bosphorus_gives_the_surface_without_spikes_and_hair(bosphorus, database):
@@ -68,7 +54,7 @@ def test_bosphorus_gives_the_surface_without_spikes_and_hair(bosphorus, database
     assert len(dataset.keys()) == 12 * 7
     for key in dataset.keys()[::9]:
         original = database.load(
-            ScanKey(database.subjects[int(key.subject[2:])], key.expression, 4 * key.level)
+            ScanKey(database.subjects[int(key.subject[2:])], key.expression, 4 * key.intensity)
         )
         scan = dataset.load(key)
         distance = cKDTree(original.points).query(scan.points)[0]
@@ -89,6 +75,38 @@ def test_other_landmarks_are_other_data(bosphorus, tmp_path):
     assert Bosphorus(bosphorus).hash == before != Bosphorus(root).hash
 
 
+@pytest.mark.parametrize("content", [b"", b"garbage", b"1 landmarks:\nNose tip\n1 nan 3\n"])
+def test_a_damaged_nose_tip_refuses_no_scan(content, bosphorus, tmp_path):
+    root = tmp_path / "bosphorus"
+    shutil.copytree(bosphorus / "bs000", root)
+    key = ScanKey("bs000", "fear", 1)
+    sound = Bosphorus(root).load(key)
+    landmarks = root / "bs000_E_FEAR_0.lm3"
+    landmarks.write_bytes(content)
+    scan = Bosphorus(root).load(key)
+    assert "cropped around its foremost point" in scan.source and str(landmarks) in scan.source
+    landmarks.unlink()
+    without = Bosphorus(root).load(key)
+    assert np.array_equal(scan.points, without.points)
+    assert "foremost" not in without.source and "foremost" not in sound.source
+
+
+def test_only_the_nose_tip_of_the_landmarks_counts(bosphorus, tmp_path):
+    path = tmp_path / "a.lm3"
+    path.write_bytes(b"3 landmarks:\r\nChin\r\nnothing\r\nNose tip\r\n 1 -2.5\t3e1 \r\n")
+    assert read_nose_tip(path).tolist() == [1, -2.5, 30]
+    path.write_bytes(b"1 landmarks\nChin middle\n1 2 3\n")
+    assert read_nose_tip(path) is None
+
+
+def test_landmarks_of_bu3dfe_refuse_no_scan(bu3dfe):
+    """The tree's `.bnd` files hold no landmarks at all."""
+    for path in list(bu3dfe.rglob("*_F3D.bnd"))[:5]:
+        scan = path.with_suffix(".wrl")
+        assert not path.read_text()[0].isdigit()
+        assert len(BU3DFE(scan.parent).read_file(scan, KEY).points) > 5000
+
+
 def test_range_images_run_from_the_top(bosphorus):
     image = read_bnt(next(bosphorus.rglob("*_N_N_0.bnt")))
     y = image[..., 1]
@@ -99,39 +117,19 @@ def test_the_65_subjects_are_the_published_ones():
     assert len(EXPRESSIVE_SUBJECTS) == 65
 
 
-@pytest.mark.parametrize("name", ["bu3dfe", "bosphorus"])
-def test_reproduce_runs_from_files_to_figures(
-    name, bu3dfe, bosphorus, tmp_path, monkeypatch, capsys
-):
-    root = {"bu3dfe": bu3dfe, "bosphorus": bosphorus}[name]
-    arguments = [
-        "drfer",
-        "reproduce",
-        "--dataset",
-        name,
-        "--root",
-        str(root),
-        "--preset",
-        "smoke",
-        "--out",
-        str(tmp_path),
-    ]
-    monkeypatch.setattr("sys.argv", arguments)
-    main()
-    folder = tmp_path / f"{name}-smoke-fold0-seed0"
-    assert {"table.md", "faces.png", "tsne.png"} <= {path.name for path in folder.iterdir()}
-    paper = {"bu3dfe": "BU-3DFE", "bosphorus": "Bosphorus"}[name]
-    assert f"the paper, {paper}" in capsys.readouterr().out
-
-
-def test_an_evaluation_says_which_levels_it_used(bosphorus, tmp_path):
-    preset = PRESETS["smoke"]
-    faces = evaluation.prepare_faces(Bosphorus(bosphorus), preset)
-    request = evaluation.Request(preset, folds=(0,))
-    result = evaluation.collect(
-        request, evaluation.Source("bosphorus"), faces, Store(tmp_path / "store"), tmp_path
-    )
-    assert list(result["protocol"]["levels"]) == [1]
+@pytest.mark.parametrize("of", [BU3DFE, Bosphorus])
+def test_scans_from_files_become_what_the_network_sees(of, bu3dfe, bosphorus, faces):
+    """BU-3DFE's files hold the open scans to four decimals, Bosphorus' a grid of 1 mm."""
+    dataset = of({BU3DFE: bu3dfe, Bosphorus: bosphorus}[of])
+    subject = dataset.subjects[0]
+    keys = dataset.needed(subject)
+    seen = preprocess(dataset, keys)
+    assert seen.subjects == [subject] and seen.dataset is dataset
+    assert {key.intensity for key in keys} == {0, *dataset.intensities}
+    original = faces.keys.index(ScanKey(faces.subjects[0], "neutral", 0))
+    both = ~seen.missing[0] & ~faces.missing[original]
+    apart = np.linalg.norm(seen.vertices[0, both] - faces.vertices[original, both], axis=1)
+    assert np.median(apart) * 120 < {BU3DFE: 0.01, Bosphorus: 1}[of]
 
 
 @pytest.mark.parametrize("suffix", ["obj", "ply", "stl"])
@@ -208,9 +206,12 @@ VRML = "#VRML V2.0 utf8\nShape {{ geometry IndexedFaceSet {{ coord Coordinate {{
     [
         ("", "no point list"),
         (VRML.format(points="0 0 0, 1 0 0, 0 1", index="0 1 2 -1"), "not a multiple of 3"),
-        (VRML.format(points="0 0 0, 1 nan 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
-        (VRML.format(points="0 0 0, 1 -inf 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
-        (VRML.format(points="0 0 0, 1 1e300 0, 0 1 0", index="0 1 2 -1"), "point 1 is not a place"),
+        (VRML.format(points="0 0 0, 1 nan 0, 0 1 0", index="0 1 2 -1"), "point 1 is not finite"),
+        (VRML.format(points="0 0 0, 1 -inf 0, 0 1 0", index="0 1 2 -1"), "point 1 is not finite"),
+        (
+            VRML.format(points="0 0 0, 1 1e300 0, 0 1 0", index="0 1 2 -1"),
+            "farther than a kilometre",
+        ),
         (
             VRML.format(points="0 0 0, 1 x 0, 0 1 0", index="0 1 2 -1"),
             "word 5 of its point list is b'x'",
@@ -253,6 +254,36 @@ def test_a_header_may_promise_more_than_the_file_holds(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("rows, columns", [(65535, 65535), (65535, 40), (1415, 1414)])
+def test_a_range_image_larger_than_any_scanners_is_refused_unread(rows, columns, tmp_path):
+    """The file holds all that its header claims, in a hole: a disk's gigabytes for nothing."""
+    assert rows * columns > MOST_PIXELS
+    path = tmp_path / "bs000_N_N_0.bnt"
+    with path.open("wb") as file:
+        file.write(np.array([rows, columns], "<u2").tobytes() + bytes(10))
+        file.write(np.array([min(5 * rows * columns, 2**32 - 1)], "<u4").tobytes())
+        file.truncate(18 + 40 * rows * columns)
+    tracemalloc.start()
+    with pytest.raises(ScanFormatError, match=f"{rows} rows of {columns}"):
+        read_bnt(path)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to nothing"])
+def test_what_is_no_file_is_refused_at_once(kind, bu3dfe, tmp_path):
+    path = tmp_path / "F0001_FE04WH_F3D.wrl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    dataset = BU3DFE(tmp_path)
+    with pytest.raises(ScanFormatError, match=f"{path}: (this is no file|cannot be read)"):
+        dataset.load(KEY)
+
+
 def test_lines_may_end_as_on_any_machine(samples, tmp_path):
     content, read = samples["wrl"]
     for ending in (b"\r", b"\r\n"):  # of comments too
@@ -282,19 +313,12 @@ end_header
 @pytest.mark.parametrize(
     "suffix, content, message",
     [
-        ("bnd", b"0 1 2 3\n" * 40, "40 landmarks, not 83"),
-        ("bnd", b"0 1 2 3\n" * 84, "more than 83"),
-        ("bnd", b"0 1 2 3\n300 1 2 3", "line 2: no place of one of the 300"),
-        ("bnd", b"-1 1 2 3", "line 1: no place"),
-        ("bnd", b"0 1 nan 3", "line 1: no place"),
-        ("bnd", b"0 1 inf 3", "line 1: no place"),
-        ("bnd", b"0 1 \0\xff 3", "line 1: .* is not a vertex number and a place"),
-        ("bnd", b"\n" * 10_000_000, "10000000 bytes are too many"),
-        ("lm3", b"1 landmarks:\nNose tip\n1 nan 3", "line 3: .* is not a place"),
-        ("lm3", b"1 landmarks:\nNose tip\n1 inf 3", "line 3: .* is not a place"),
-        ("lm3", b"1 landmarks:\nNose tip\n1 2 \xff", "line 3: .* is not a place"),
-        ("lm3", b"65535 landmarks:\nNose tip\n1 2 3", "announces 65535 landmarks and holds 1"),
-        ("lm3", b"2 landmarks:\nNose tip\n1 2 3", "announces 2 landmarks and holds 1"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 nan 3", "line 3: .* are no coordinates"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 inf 3", "line 3: .* are no coordinates"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 2 \xff", "line 3: .* are no coordinates"),
+        ("lm3", b"1 landmarks:\nNose tip\n1 2", "line 3: .* are no coordinates"),
+        ("lm3", b"1 landmarks:\nNose tip", "line 3: .* are no coordinates"),
+        ("lm3", b"no landmarks at all", "no line 'N landmarks:'"),
         ("lm3", b"\n" * 10_000_000, "10000000 bytes are too many"),
         (
             "bnt",
@@ -302,8 +326,8 @@ end_header
             "image name of 65535 bytes runs past the end",
         ),
         ("obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9", "cannot be read as OBJ"),
-        ("obj", b"v 0 0 0\nv 1 nan 0\nv 0 1 0\nf 1 2 3", "point 1 is no place"),
-        ("obj", b"v 0 0 0\nv 1 inf 0\nv 0 1 0\nf 1 2 3", "point 1 is no place"),
+        ("obj", b"v 0 0 0\nv 1 nan 0\nv 0 1 0\nf 1 2 3", "point 1 is not finite"),
+        ("obj", b"v 0 0 0\nv 1 inf 0\nv 0 1 0\nf 1 2 3", "point 1 is not finite"),
         ("obj", b"\0\xff" * 1000, "OBJ|no triangle"),
         ("ply", PLY.format(vertices=3, faces=2).encode(), "promises 2 polygons, but 1 are there"),
         ("ply", PLY.format(vertices=65535 * 65535, faces=65535 * 65535).encode(), "no triangle"),
@@ -324,7 +348,7 @@ def test_other_broken_files_are_named(suffix, content, message, samples, tmp_pat
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_a_pixel_that_is_no_place_is_background(value, database, tmp_path):
+def test_a_pixel_without_a_position_is_background(value, database, tmp_path):
     image = licensed.range_image(database.load(KEY).points, 3.0, seed=0)
     row, column = np.argwhere(image[..., 2] > -1e8)[100]
     image[row, column, 1] = value
@@ -346,7 +370,7 @@ def test_nothing_beside_a_scan_is_read(tmp_path):
         assert read_scan(path, KEY).points.shape == (3, 3)
 
 
-@pytest.mark.parametrize("suffix", ["wrl", "bnd", "bnt", "lm3", "obj", "ply", "stl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_line_of_ten_megabytes_is_read_or_refused(suffix, samples, tmp_path):
     content, read = samples[suffix]
     path = tmp_path / f"long.{suffix}"
@@ -389,28 +413,28 @@ def mutated(content, rng):
     """A file after one to six cuts, swaps, repeats, flips and foreign words."""
     content = bytearray(content)
     for _ in range(rng.randint(1, 6)):
-        place = rng.randrange(len(content) + 1)
+        start = rng.randrange(len(content) + 1)
         kind = rng.randrange(7)
         if kind == 0:
-            del content[place:]
+            del content[start:]
         elif kind == 1:
-            del content[place : place + rng.randrange(1, 200)]
+            del content[start : start + rng.randrange(1, 200)]
         elif kind == 2:
-            content[place:place] = rng.choice(WORDS)
-        elif kind == 3 and place < len(content):
-            content[place] = rng.randrange(256)
+            content[start:start] = rng.choice(WORDS)
+        elif kind == 3 and start < len(content):
+            content[start] = rng.randrange(256)
         elif kind == 4:
-            content[place:place] = content[place : place + rng.randrange(1, 300)]
+            content[start:start] = content[start : start + rng.randrange(1, 300)]
         elif kind == 5:
-            content[place : place + 8] = rng.randbytes(8)
+            content[start : start + 8] = rng.randbytes(8)
         else:
-            content[place : place + rng.randrange(1, 9)] = rng.choice(WORDS)
+            content[start : start + rng.randrange(1, 9)] = rng.choice(WORDS)
         if not content:
             break
     return bytes(content)
 
 
-@pytest.mark.parametrize("suffix", ["wrl", "bnd", "bnt", "lm3", "obj", "ply", "stl"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_mutated_files_end_in_a_face_or_in_one_sentence(suffix, samples, tmp_path):
     content, read = samples[suffix]
@@ -433,7 +457,7 @@ def test_mutated_files_end_in_a_face_or_in_one_sentence(suffix, samples, tmp_pat
 )
 @given(
     content=st.binary(max_size=300),
-    suffix=st.sampled_from(["wrl", "bnd", "bnt", "lm3", "obj", "ply", "stl"]),
+    suffix=st.sampled_from(SUFFIXES),
 )
 @pytest.mark.filterwarnings("ignore")
 def test_any_bytes_end_in_a_face_or_in_one_sentence(content, suffix, samples, tmp_path):
@@ -443,66 +467,3 @@ def test_any_bytes_end_in_a_face_or_in_one_sentence(content, suffix, samples, tm
         samples[suffix][1](path)
     except ScanFormatError as error:
         assert str(path) in str(error)
-
-
-def test_check_names_every_fault_and_goes_on(bu3dfe, database, tmp_path, monkeypatch, capsys):
-    """Ten faults in a tree of twelve subjects."""
-    root = tmp_path / "bu3dfe"
-    shutil.copytree(bu3dfe, root)
-
-    def of(stem):
-        return next(path for path in root.rglob(f"{stem}*_F3D.wrl"))
-
-    first, second, third = database.subjects[:3]
-    cut, words, index, empty = (of(f"{first}_{code}04") for code in ("AN", "DI", "FE", "HA"))
-    cut.write_text(cut.read_text()[:3000])
-    words.write_text(words.read_text().replace("coordIndex", "coordindex"))
-    index.write_text(index.read_text().replace("coordIndex [\n", "coordIndex [\n0 1 99999 -1,\n"))
-    empty.write_bytes(b"")
-    landmarks = of(f"{first}_SA04").with_suffix(".bnd")
-    landmarks.write_text("\n".join(landmarks.read_text().splitlines()[:40]))
-    of(f"{second}_SU04").unlink()
-    shutil.copy(of(f"{second}_HA04"), root / of(f"{second}_HA04").name)
-    of(f"{second}_AN04").rename(root / f"{second}_XX04WH_F3D.wrl")
-    stray, scan = of(f"{third}_HA04"), database.load(KEY)
-    specks = np.arange(120).reshape(40, 3)
-    stray.write_text(
-        licensed.vrml(
-            [*scan.points, *np.eye(120, 3)], [*scan.triangles, *(specks + len(scan.points))]
-        )
-    )
-    tangled = of(f"{third}_AN04")
-    a, b, c = database.load(KEY).triangles[0]
-    tangled.write_text(
-        licensed.vrml(
-            database.load(KEY).points, [*database.load(KEY).triangles, [a, b, 9], [a, b, 99]]
-        )
-    )
-
-    sheet = tmp_path / "sheet.png"
-    monkeypatch.setattr("sys.argv", ["drfer", "check", "bu3dfe", str(root), "--sheet", str(sheet)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    said = capsys.readouterr().out
-    assert left.value.code == 1 and sheet.stat().st_size > 10_000
-    for sentence in (
-        "5 unreadable",
-        f"{cut}: its ",
-        f"{words}: there is no coordIndex",
-        f"{index}: a polygon names point 99999",
-        f"{empty}: there is no point list",
-        f"{landmarks}: it holds 40 landmarks",
-        f"2 missing:\n  {second} anger 4\n  {second} surprise 4",
-        "1 given more than once",
-        "1 named like no scan",
-        f"components, the most first:\n  {stray}: ",
-        "1 with edges of more than two triangles",
-        "10 subjects have every scan",
-        "cannot run",
-        f"1 subjects with an unreadable scan; any of them may be drawn: take those files out of the folder:\n  {first}",
-    ):
-        assert sentence in said, f"{sentence} not in:\n{said}"
-
-
-def test_check_lets_a_sound_tree_run(bu3dfe):
-    assert check(BU3DFE(bu3dfe), Protocol(subjects=12, folds=4), None)

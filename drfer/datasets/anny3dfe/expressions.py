@@ -1,8 +1,8 @@
 """Ekman's six expressions as mixtures of facial action units, after the EMFACS prototypes.
 
-The table below is the whole model of expression of the open faces. A face unit is a blend shape of
-the ARKit set; where it has a left and a right half both are driven together, up to a slight asymmetry.
-Sources: Friesen & Ekman, EMFACS-7 (1983); Ekman, Friesen & Hager, FACS (2002).
+The tables below are the whole model of expression of the open faces. A face unit is a blend shape
+of the ARKit set; where it has a left and a right half, both are driven together, up to a slight
+asymmetry. Sources: Friesen & Ekman, EMFACS-7 (1983); Ekman, Friesen & Hager, FACS (2002).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from drfer.datasets.scan import EXPRESSIONS
 
-ACTION_UNITS = {  # face unit -> FACS action unit
+ACTION_UNITS = {
     "browInnerUp": "AU1 inner brow raiser",
     "browOuterUp": "AU2 outer brow raiser",
     "browDown": "AU4 brow lowerer",
@@ -37,14 +37,17 @@ ACTION_UNITS = {  # face unit -> FACS action unit
     "jawForward": "AU29 jaw thrust",
     "eyeBlink": "AU43 eye closure",
 }
+"""FACS action unit of each face unit. The order is that of a subject's drawn style."""
 
 
 @dataclass(frozen=True)
 class Prototype:
-    """always: units of every display and their strength at full intensity. sometimes: units that may join."""
+    """What an expression consists of: face units and their strength at full intensity."""
 
     always: dict[str, float]
+    """Units of every display."""
     sometimes: dict[str, float]
+    """Units that may join."""
 
 
 PROTOTYPES = {
@@ -121,58 +124,83 @@ class Spread:
     generator's version; see docs/anny3dfe.md for the figures.
     """
 
-    level_strength: tuple[float, ...] = (0.48, 0.68, 0.88, 1.08)
-    """strength of levels 1-4"""
-    level_jitter: float = 0.1
-    """standard deviation of the logarithm of a scan's strength"""
+    intensity_strength: tuple[float, ...] = (0.48, 0.68, 0.88, 1.08)
+    """Strength of the intensities 1 to 4."""
+    intensity_jitter: float = 0.1
+    """Standard deviation of the logarithm of a scan's strength."""
     style: float = 0.09
-    """standard deviation of a subject's own gain of each unit (the same in all of their scans)"""
+    """Standard deviation of a subject's own gain of each unit (the same in all of their scans)."""
     unit_jitter: float = 0.09
-    """standard deviation of each unit's gain from scan to scan"""
+    """Standard deviation of each unit's gain from scan to scan."""
+    gain: tuple[float, float] = (0.1, 1.6)
+    """Least and largest gain of a unit."""
     optional_share: float = 0.27
-    """probability that a unit of "sometimes" joins"""
+    """Probability that a unit of `Prototype.sometimes` joins."""
+    optional_gain: tuple[float, float] = (0.4, 1.4)
+    """Range of the gain of a unit that joins."""
     second_expression: float = 0.22
-    """largest share of a second expression that is mixed in (its law: this times Beta(1, 4))"""
+    """Largest share of a second expression that is mixed in."""
+    second_law: tuple[float, float] = (1.0, 4.0)
+    """Parameters of the beta law of that share, as a part of the largest one."""
     asymmetry: float = 0.1
-    """standard deviation of the left-right imbalance of a unit"""
+    """Standard deviation of the left-right imbalance of a unit."""
+    strongest: float = 1.2
+    """Activations beyond it are cut off."""
 
 
-def draw_style(rng: np.random.Generator, spread: Spread) -> dict[str, float]:
-    """A subject's own gain of each face unit: how this person shows things."""
+def draw_style(rng: np.random.Generator, spread: Spread = Spread()) -> dict[str, float]:
+    """Draw a subject's own gain of each face unit: how this person shows things."""
     return {unit: rng.normal(0, spread.style) for unit in ACTION_UNITS}
 
 
 def draw_activation(
     rng: np.random.Generator,
     expression: str,
-    level: int,
+    intensity: int,
     style: dict[str, float],
     units: list[str],
-    spread: Spread,
+    spread: Spread = Spread(),
 ) -> np.ndarray:
-    """Strength of every face unit in one display, (len(units),), each in [0, 1.2].
+    """Draw one display of an expression.
 
-    level: 1-4. units: the blend shapes' names, halves with "Left" or "Right" at the end.
+    Args:
+        rng: where the draws come from.
+        expression: one of the six.
+        intensity: from 1 to 4.
+        style: the subject's gains, from `draw_style`.
+        units: the blend shapes' names; halves have "Left" or "Right" at the end.
+        spread: how far displays stray.
+
+    Returns:
+        Strength of every unit, shape (len(units),), from 0 to `spread.strongest`.
     """
-    strength = spread.level_strength[level - 1] * np.exp(rng.normal(0, spread.level_jitter))
-    prototype = PROTOTYPES[expression]
-    weights = {
-        unit: weight * np.clip(1 + style[unit] + rng.normal(0, spread.unit_jitter), 0.1, 1.6)
-        for unit, weight in prototype.always.items()
-    }
-    for unit, weight in prototype.sometimes.items():
-        joins, gain = rng.random() < spread.optional_share, rng.uniform(0.4, 1.4)
-        if joins:
-            weights[unit] = weight * gain
-    second = rng.choice([other for other in EXPRESSIONS if other != expression])
-    share = spread.second_expression * rng.beta(1, 4)
-    for unit, weight in PROTOTYPES[second].always.items():
-        weights[unit] = weights.get(unit, 0.0) + share * weight
-
+    strength = spread.intensity_strength[intensity - 1]
+    strength = strength * np.exp(rng.normal(0, spread.intensity_jitter))
+    weights = _drawn_weights(rng, expression, style, spread)
     activation = np.zeros(len(units))
     for unit, weight in weights.items():
         imbalance = rng.normal(0, spread.asymmetry)
         for half, gain in (("", 1.0), ("Left", 1 + imbalance), ("Right", 1 - imbalance)):
             if unit + half in units:
                 activation[units.index(unit + half)] = weight * strength * gain
-    return np.clip(activation, 0, 1.2)
+    return np.clip(activation, 0, spread.strongest)
+
+
+def _drawn_weights(
+    rng: np.random.Generator, expression: str, style: dict[str, float], spread: Spread
+) -> dict[str, float]:
+    """Draw the weight of each unit: the prototype's, units that join, and a second expression."""
+    prototype = PROTOTYPES[expression]
+    weights = {
+        unit: weight * np.clip(1 + style[unit] + rng.normal(0, spread.unit_jitter), *spread.gain)
+        for unit, weight in prototype.always.items()
+    }
+    for unit, weight in prototype.sometimes.items():
+        joins, gain = rng.random() < spread.optional_share, rng.uniform(*spread.optional_gain)
+        if joins:
+            weights[unit] = weight * gain
+    second = rng.choice([other for other in EXPRESSIONS if other != expression])
+    share = spread.second_expression * rng.beta(*spread.second_law)
+    for unit, weight in PROTOTYPES[second].always.items():
+        weights[unit] = weights.get(unit, 0.0) + share * weight
+    return weights

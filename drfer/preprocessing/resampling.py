@@ -1,0 +1,128 @@
+"""From one raw scan to what the network sees: register, resample on the template, sample points.
+
+Section IV.B of the paper: rigid registration to a common mesh, 39,923 points, of which 2,048 are
+the input. Built in notebook 01.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drfer.common.errors import ScanFormatError
+from drfer.datasets.scan import FaceScan
+from drfer.fast.points import farthest_point_order
+from drfer.preprocessing import template as common_mesh
+from drfer.preprocessing.registration import Registration, RegistrationSettings, register
+from drfer.preprocessing.surface import border_edges, edge_codes, nearest_on_surface
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How scans are preprocessed; lengths in mm."""
+
+    frame_length: float = 120.0
+    """One unit of the network's frame. It is the same for every scan, since size belongs to
+    identity; faces lie in the unit ball."""
+    points: int = 2048
+    """Of an input cloud."""
+    template_points: int = 4096
+    """Template vertices that are kept in correspondence; mean faces are made of them."""
+    largest_distance: float = 10.0
+    """A template vertex with no scan surface within this distance is missing."""
+    smallest_cover: float = 0.55
+    """Share of the template's vertices that a doubtful scan must have. Hands bend the template no
+    more than a face may, and cover 21 to 44 %; open faces warped by waves of 3 mm, as doubtful,
+    63 to 87 % (badly damaged open faces may have 47 %, and register without doubt)."""
+    registration: RegistrationSettings = RegistrationSettings()
+
+
+def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
+    """Preprocess one scan.
+
+    Args:
+        scan: the scan, in mm, upright and facing +z to within about 30 degrees.
+        settings: how it is done.
+
+    Returns:
+        Arrays by name:
+        "cloud", the input points in frame units and farthest-point order, (2048, 3), float32;
+        "vertices", the first template vertices on the scan, in frame units, (4096, 3), float32;
+        "missing", which of these the scan has no surface for, (4096,);
+        "pose", from the scan's frame to the template's, in mm, (4, 4);
+        "residual" of the registration, mm, and whether it is "doubtful", so that someone should
+        look at the scan.
+
+    Raises:
+        ScanFormatError: the scan does not register as a face, or covers too little of one.
+    """
+    registration = register(scan, settings.registration)
+    doubtful = registration.is_doubtful(settings.registration)
+    if registration.is_refused(settings.registration):
+        raise _no_face(scan, registration)
+    points, missing = resample(scan, registration.pose, settings)
+    # rounded before it is ordered, so that the order holds for what is stored
+    seen = (points[~missing] / settings.frame_length).astype(np.float32)
+    if len(seen) < max(settings.points, doubtful * settings.smallest_cover * len(points)):
+        raise _no_face(scan, registration, f", {len(seen) / len(points):.0%} of the mesh covered")
+    # the first template vertex that is seen is the one nearest to the nose tip
+    order = farthest_point_order(seen, settings.points)
+    kept = points[: settings.template_points] / settings.frame_length
+    return {
+        "cloud": seen[order],
+        "vertices": kept.astype(np.float32),
+        "missing": missing[: settings.template_points],
+        "pose": registration.pose,
+        "residual": np.float64(registration.residual),
+        "doubtful": np.bool_(doubtful),
+    }
+
+
+def resample(
+    scan: FaceScan, pose: np.ndarray, settings: Settings = Settings()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry each of the template's vertices to the nearest point of a registered scan.
+
+    A vertex is missing if its nearest point lies on the scan's border (a hole, the crop), or if
+    nothing is near enough; then it is left where the template has it.
+
+    Args:
+        scan: the scan.
+        pose: matrix (4, 4) from the scan's frame to the template's, mm.
+        settings: `largest_distance` says what is near enough.
+
+    Returns:
+        Points in the template's frame, shape (39923, 3), mm, and which are missing, (39923,).
+    """
+    points = scan.points.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
+    template = common_mesh.load()
+    triangle, barycentric, nearest = nearest_on_surface(
+        template.vertices, points, scan.triangles, settings.largest_distance, template.curve_order
+    )
+    return nearest, (triangle < 0) | _on_border(triangle, barycentric, scan.triangles)
+
+
+def _on_border(triangle: np.ndarray, barycentric: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Return which points lie on an edge that belongs to one triangle only, or on its ends."""
+    points = triangles.max() + 1
+    codes, alone = edge_codes(triangles, points), border_edges(triangles, points)
+    border_point = np.zeros(points, dtype=bool)
+    border_point[alone // points] = border_point[alone % points] = True
+    border = border_point[triangles].any(axis=1)[triangle]  # only these can be, and they are few
+    triangle, barycentric = triangle[border], barycentric[border]
+    on_edge = (barycentric == 0) & np.isin(codes[triangle], alone)
+    # a triangle may touch the border with a corner only
+    at_point = (barycentric == 1) & border_point[triangles[triangle]]
+    border[border] = (on_edge | at_point).any(axis=1)
+    return border
+
+
+def _no_face(scan: FaceScan, registration: Registration, cover: str = "") -> ScanFormatError:
+    fit = (
+        f"residual {registration.residual:.1f} mm over {registration.share:.0%} of it, "
+        f"strain {registration.strain:.1f}{cover}"
+    )
+    if registration.share == 0:
+        fit = "nothing of it fits"
+    return scan.refusal(f"does not register as a face ({fit}); check its orientation and unit")

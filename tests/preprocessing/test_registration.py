@@ -1,0 +1,96 @@
+"""Registration against the pose that the open faces know, whatever damage they have."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from damage import case, damaged, pose_error, registered_case
+
+from drfer.preprocessing.registration import Registration, RegistrationSettings, register
+
+
+def test_registration_finds_the_true_pose(database):
+    keys = [key for key in database.keys() if key.intensity in (0, 3, 4)]
+    angles, shifts = np.transpose(
+        [pose_error(register(database.load(k)).pose @ database.truth(k).pose) for k in keys]
+    )
+    assert np.median(angles) < 0.5 and np.median(shifts) < 1.0
+    assert np.mean((angles < 2) & (shifts < 3)) >= 0.99
+
+
+def test_damaged_faces_register_from_any_pose_up_to_30_degrees_and_200_mm(database):
+    """Spikes, hair, collar, a missing cheek; what fails must be doubtful. `tests/registration_cases.py` draws more."""
+    outcomes = [registered_case(database, number, seed=1) for number in range(40)]
+    good = np.array([angle < 2 and shift < 3 for _, angle, shift in outcomes])
+    doubtful = np.array([registration.is_doubtful() for registration, _, _ in outcomes])
+    assert good.mean() >= 0.95 and (good | doubtful).all()
+
+
+def test_damage_is_what_it_says(database):
+    key = database.keys()[0]
+    truth = database.truth(key).pose
+    scan = database.load(key)
+    points = (scan.points - truth[:3, 3]) @ truth[:3, :3]
+    rng = np.random.default_rng(0)
+    for name, low, high in (("hair", 30, 125), ("collar", -150, -70)):
+        more, _ = damaged(rng, points, scan.triangles, (name,))
+        assert (more[:, 1] > low).sum() - (more[:, 1] > high).sum() > (points[:, 1] > low).sum() - (
+            points[:, 1] > high
+        ).sum() + 500
+    less, _ = damaged(rng, points, scan.triangles, ("cheek",))
+    assert 0.1 < 1 - len(less) / len(points) < 0.35
+    thrown, _ = damaged(rng, points, scan.triangles, ("spikes",))
+    assert 0.005 < (np.linalg.norm(thrown - points, axis=1) > 9).mean() <= 0.01
+    assert [case(number)[0] for number in range(4)] == [0, 10, 20, 30]
+
+
+def registration(residual=0.5, strain=0.5, share=1.0):
+    return Registration(np.eye(4), residual, strain, share, 1.0)
+
+
+@pytest.mark.parametrize(
+    "found, doubtful, refused",
+    [
+        (registration(), False, False),
+        (registration(residual=1.6), True, False),
+        (registration(strain=2.0), True, False),
+        (registration(share=0.4), True, False),
+        (registration(strain=2.7), True, True),
+        (registration(residual=1.8, share=0.5), True, True),
+        (registration(float("inf"), float("inf"), 0.0), True, True),
+        (registration(residual=float("nan")), False, True),
+    ],
+)
+def test_bounds_of_doubt_and_refusal(found, doubtful, refused):
+    assert (found.is_doubtful(), found.is_refused()) == (doubtful, refused)
+    lax = RegistrationSettings(refused_residual=9.0, refused_strain=9.0)
+    assert not (refused and found.share and np.isfinite(found.residual) and found.is_refused(lax))
+
+
+SETTINGS_THAT_MOVE_A_POSE = {
+    "starts": ((10.0, 10.0),),
+    "coarse_vertices": 50,
+    "coarse_reach": (20.0, 12.0),
+    "coarse_steps": 3,
+    "fine_reach": (15.0, 6.0),
+    "fine_steps": 5,
+    "stiffness": (40.0, 20.0, 5.0),
+    "softening": 0.9,
+    "rest_turn": 1.0,
+    "rest_shift": 1e-9,
+    "smallest_cosine": 0.9,
+    "fewest_paired": 1.0,
+    "isolated": 0.9,
+    "strain_cost": 5.0,
+}
+"""Of the others, `tried` and `sure_cost` decide how long is searched, and the rest judge."""
+
+
+@pytest.mark.parametrize("name", SETTINGS_THAT_MOVE_A_POSE)
+def test_every_setting_is_used(database, name):
+    assert name in {field.name for field in fields(RegistrationSettings)}
+    scan = database.load(database.keys()[4])
+    settings = replace(RegistrationSettings(), sure_cost=np.inf)
+    usual = register(scan, settings)
+    other = register(scan, replace(settings, **{name: SETTINGS_THAT_MOVE_A_POSE[name]}))
+    assert (usual.cost, usual.pose.tolist()) != (other.cost, other.pose.tolist())
