@@ -1,91 +1,79 @@
-"""What the notebooks share for pictures: clouds, meshes and curves, live where a front end runs and always as a still.
+"""The notebooks' pictures: faces, clouds, planes and curves, live where a front end runs.
 
-A picture is a dict of panels, side by side: title -> list of layers. `show` shows one, `explore` one that sliders move.
-Live, it is plotly's FigureWidget: the mouse turns it, and sliders change its traces in place. The still is a PNG by
-matplotlib, so that a notebook reads well on a code host too. `still` alone is for any figure of matplotlib.
+A picture is a dict of panels, side by side: title -> list of layers. `show` shows one, `explore` one
+that sliders move. Live, it is plotly's FigureWidget: the mouse turns it, and sliders change it in
+place. Each has a still by matplotlib, so that a notebook reads well without a kernel too. `still`
+alone is for any figure of matplotlib.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
-from drfer.figures.run import sheet, surface_light
+from drfer.figures.faces import CLAY, MOUTH, Window, draw_face, scale_bar
+from drfer.figures.layers import Layer, Picture, Scale, box, colours_of
+from drfer.figures.live import live_figure, update_figure
+from drfer.figures.style import DPI, GREY, NORMAL, SMALL, literal, look, png, sheet
 
-GREY = "#9a9a9a"
-ZOOM = 1.4
-"""how large plotly draws the cube of a 3D panel"""
-WIDEST = 860
-"""pixels of a live picture: what JupyterLab has beside its list of files"""
-LIGHTING, LAMP = dict(ambient=0.2, diffuse=0.75, specular=0.05), dict(x=-500, y=-700, z=-1000)
-"""above the viewer's shoulder: with an orthographic camera plotly 7.1 takes the lamp's place with the other sign"""
-PLOTLY_SIZE = 0.4
-"""of a marker that looks one pixel wide with that camera"""
-LIVE = "(In JupyterLab a picture to turn and to move by sliders stands here once the cell has run; a still follows.)"
+STILL_COLOURS = 128
+"""How many colours a still has: notebooks shall stay small."""
 
-
-@dataclass(frozen=True)
-class Layer:
-    """One cloud, mesh or curve. points: (n, 3), mm, +y up, +z to the viewer; or (n, 2), a plane of any unit.
-    triangles: (m, 3), of a mesh. colour: of all; without it values (n,) give the colours, without these depth does
-    (a mesh is grey). size: of points, in pixels. line: joins the points; a row of NaN interrupts it."""
-
-    points: np.ndarray
-    triangles: np.ndarray | None = None
-    colour: str | None = None
-    values: np.ndarray | None = None
-    size: float = 3
-    line: bool = False
-
-    @property
-    def is_flat(self) -> bool:
-        return self.points.shape[1] == 2
-
-    @property
-    def shades(self) -> np.ndarray | None:
-        """What the colour scale is applied to, (n,), if anything."""
-        if (
-            self.colour
-            or self.line
-            or (self.values is None and (self.is_flat or self.triangles is not None))
-        ):
-            return None
-        return self.points[:, 2] if self.values is None else self.values
-
-
-Picture = dict[str, list[Layer]]
+_LIVE = (
+    "(In JupyterLab a picture to turn and to move by sliders stands here once the cell has run; "
+    "a still follows.)"
+)
 
 
 def show(
     picture: Picture,
     live: bool = True,
-    scale: tuple[float, float, str] | None = None,
+    scale: Scale | None = None,
     axes: tuple[str, str] = ("x, mm", "y, mm"),
     columns: int | None = None,
 ) -> None:
-    """A picture, live unless that is switched off, and its still, in rows of `columns` panels. scale: least and largest
-    of the values that colours stand for, and their name with the unit. A browser turns sixteen 3D panels a page."""
+    """Show a picture, and its still. A browser turns sixteen 3D panels a page.
+
+    Args:
+        picture: title -> layers of each panel.
+        live: whether there is a picture to turn, besides the still.
+        scale: what the colours of values stand for.
+        axes: labels of both axes, with units.
+        columns: how many panels stand side by side in the still; all of them if not given.
+    """
     if live:
         _display_widget(live_figure(picture, scale, axes))
-    still(still_figure(picture, scale, axes, columns))
+    still(still_figure(picture, scale, axes, columns), colours=STILL_COLOURS)
 
 
 def explore(
     function: Callable[..., Picture],
     stills: list[dict] | None = None,
-    scale: tuple[float, float, str] | None = None,
+    scale: Scale | None = None,
     axes: tuple[str, str] = ("x, mm", "y, mm"),
     columns: int | None = None,
     **sliders,
 ) -> None:
-    """The picture that a function of sliders gives; its defaults are where they start, and its panels and layers stay
-    as many. sliders: as in `ipywidgets.interactive`: (least, largest, step), a list to choose from, or a widget.
-    stills: the values to show side by side where no front end runs, by default the function's own."""
+    """Show the picture that a function of sliders gives, and a still.
+
+    Args:
+        function: gives a picture of always as many panels and layers; the defaults of its arguments
+            are where the sliders start.
+        stills: the arguments of the pictures that stand side by side in the still; the function's
+            own defaults if not given.
+        scale: what the colours of values stand for.
+        axes: labels of both axes, with units.
+        columns: how many panels stand side by side in the still; all of them if not given.
+        sliders: by argument, as in `ipywidgets.interactive`: (least, largest, step), a list to
+            choose from, or a widget.
+    """
     import ipywidgets
 
     pictures = [function(**values) for values in stills or [{}]]
@@ -96,118 +84,103 @@ def explore(
         update_figure(figure, function(**values))
 
     _display_widget(ipywidgets.VBox([ipywidgets.interactive(answer, **sliders), figure]))
-    still(
-        still_figure(
-            [panel for picture in pictures for panel in picture.items()], scale, axes, columns
-        )
-    )
+    panels = [panel for picture in pictures for panel in picture.items()]
+    still(still_figure(panels, scale, axes, columns), colours=STILL_COLOURS)
 
 
-def live_figure(
-    picture: Picture, scale=None, axes=("x, mm", "y, mm"), others: Sequence[Picture] = ()
-):
-    """Plotly's widget of a picture: one millimetre is as long in all panels, and stays so when sliders move. others:
-    what sliders may lead to, for which there shall be room, too."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
+def close_up(picture: Picture, window: Window = MOUTH) -> Picture:
+    """Return a part of every panel, for faces in the template's pose.
 
-    count, flat = len(picture), next(iter(picture.values()))[0].is_flat
-    kinds, space = [[{"type": "xy" if flat else "scene"}] * count], 0.02 + 0.06 * flat
-    figure = go.FigureWidget(
-        make_subplots(1, count, specs=kinds, subplot_titles=list(picture), horizontal_spacing=space)
-    )
-    for column, layers in enumerate(picture.values(), start=1):
-        for layer in layers:
-            figure.add_trace(_trace(layer), row=1, col=column)
-    colours = dict(showscale=False)
-    if scale:
-        colours = dict(cmin=scale[0], cmax=scale[1], colorbar=dict(title=scale[2], len=0.7))
-    figure.update_layout(
-        width=min(430 * count, WIDEST),
-        height=470,
-        margin=dict(l=10, r=10, t=30, b=10),
-        showlegend=False,
-        template="plotly_white",
-        coloraxis=dict(colorscale="Cividis", **colours),
-    )
-    if flat:
-        figure.update_xaxes(title=axes[0])
-        figure.update_yaxes(title=axes[1])
-        return figure
-    boxes = np.array(
-        [_box(panels) for panels in zip(*(each.values() for each in (picture, *others)))]
-    )
-    half = 0.52 * np.ptp(boxes, axis=1).max()
-    camera = dict(
-        eye=dict(x=0, y=0, z=1), up=dict(x=0, y=1, z=0), projection=dict(type="orthographic")
-    )
-    cube = dict(aspectmode="manual", aspectratio=dict.fromkeys("xyz", ZOOM), camera=camera)
-    for column, middle in enumerate(boxes.mean(axis=1), start=1):
-        x, y, z = (
-            dict(range=[m - half, m + half], nticks=4, showbackground=False)
-            for m in middle.tolist()
-        )
-        figure.update_scenes(
-            xaxis=dict(title=axes[0], **x),
-            yaxis=dict(title=axes[1], **y),
-            zaxis=dict(title="", showticklabels=False, **z),
-            **cube,
-            row=1,
-            col=column,
-        )
-    return figure
+    Args:
+        picture: title -> layers of each panel.
+        window: such as `MOUTH` or `BROWS` of `drfer.figures.faces`.
+    """
+    return {
+        title: [replace(layer, window=window) for layer in layers]
+        for title, layers in picture.items()
+    }
 
 
-def update_figure(figure, picture: Picture) -> None:
-    """Another picture of as many panels and layers into a live one, in one message and without moving the camera."""
-    layers = [layer for panel in picture.values() for layer in panel]
-    with figure.batch_update():  # plotly sends only what differs
-        for trace, layer in zip(figure.data, layers, strict=True):
-            trace.update({name: value for name, value in _trace(layer).items() if name != "type"})
-        for annotation, title in zip(figure.layout.annotations, picture, strict=True):
-            annotation.text = title
+@look()
+def still_figure(
+    picture: Picture | list[tuple[str, list[Layer]]],
+    scale: Scale | None = None,
+    axes: tuple[str, str] = ("x, mm", "y, mm"),
+    columns: int | None = None,
+) -> Figure:
+    """Return matplotlib's figure of a picture, seen from the front and in one scale.
 
-
-def still_figure(picture, scale=None, axes=("x, mm", "y, mm"), columns: int | None = None):
-    """Matplotlib's figure of a picture, or of (title, layers) pairs, seen from the front."""
+    Args:
+        picture: title -> layers of each panel, or pairs of these.
+        scale: what the colours of values stand for.
+        axes: labels of both axes, with units.
+        columns: how many panels stand side by side; all of them if not given.
+    """
     panels = list(picture.items()) if isinstance(picture, dict) else picture
     columns = columns or len(panels)
-    rows = -(-len(panels) // columns)
-    figure, grid = sheet(
-        rows, columns, (min(3.4 * columns, 2.3 * columns + 2), min(3.4, 10 / columns + 0.9) * rows)
-    )
+    flat = panels[0][1][0].is_flat
+    faces = all(any(layer.is_surface for layer in layers) for _, layers in panels)
+    windows = [None] * len(panels) if flat else _windows([layers for _, layers in panels])
+    figure, grid = _grid(len(panels), columns, windows[0], faces, bool(scale))
+    colours = colours_of(panels, scale)
     mapped = None
-    for axis, (title, layers) in zip(grid.flat, panels):
+    for axis, (title, layers), window in zip(grid.flat, panels, windows):
         for layer in layers:
-            mapped = _draw(axis, layer, scale) or mapped
-        axis.set_title(title, fontsize=9)
+            mapped = _draw(axis, layer, scale, colours) or mapped
+        axis.set_title(literal(title, 400), size=NORMAL if columns < 5 else 7)
         axis.set(xlabel=axes[0], ylabel=axes[1])
-        axis.tick_params(labelsize=7)
-        if not layers[0].is_flat:
-            axis.set_aspect("equal")
-    for axis in list(grid.flat)[len(panels) :]:
-        axis.set_axis_off()
+        if window:
+            axis.set(xlim=window[:2], ylim=window[2:], aspect="equal")
+    if faces:  # their scale is a bar
+        scale_bar(grid[0, 0], 50 if np.ptp(windows[0][:2]) > 120 else 20)
     if scale and mapped:
-        figure.colorbar(mapped, ax=grid, shrink=0.7).set_label(scale[2], fontsize=8)
+        figure.colorbar(mapped, ax=grid, shrink=0.7).set_label(scale[2], size=SMALL)
     return figure
 
 
-def still(figure, dpi: int = 80) -> None:
-    """Any figure of matplotlib as a small PNG, of 128 colours, in the notebook."""
+def _grid(
+    count: int, columns: int, window: Window | None, faces: bool, legend: bool
+) -> tuple[Figure, np.ndarray]:
+    """A figure with so many panels, in rows; panels of faces have no axes."""
+    rows = -(-count // columns)
+    width = min(3.0, 7.6 / columns)
+    if window is None:
+        height = min(width, 2.6) + 0.6
+    else:
+        height = width * _shape(window) + (0.3 if faces else 0.7)
+    figure, grid = sheet(rows, columns, (width * columns + 0.8 * legend, height * rows))
+    for number, axis in enumerate(grid.flat):
+        axis.tick_params(labelsize=7)
+        if faces or number >= count:
+            axis.axis("off")
+    return figure, grid
+
+
+def still(figure: Figure, dpi: int = DPI, colours: int = 256) -> None:
+    """Show any figure of matplotlib as a small PNG.
+
+    Args:
+        figure: what is shown.
+        dpi: pixels an inch.
+        colours: how many different ones it has at most.
+    """
     from IPython.display import display
 
-    display({"image/png": _png(figure, dpi), "text/plain": "(a picture)"}, raw=True)
+    display({"image/png": png(figure, dpi, colours), "text/plain": "(a picture)"}, raw=True)
 
 
-def pick(shown: dict[str, object], dpi: int = 80) -> None:
-    """A menu of figures of matplotlib and of texts in Markdown, all drawn beforehand; the first figure is the still."""
+def pick(shown: dict[str, object], dpi: int = DPI) -> None:
+    """Show a menu of pictures and texts, all drawn beforehand; the first figure is the still.
+
+    Args:
+        shown: by the name in the menu, a figure of matplotlib, or a text in Markdown.
+        dpi: pixels an inch.
+    """
     import ipywidgets
     from nbconvert.filters import markdown2html
 
     pages = {
-        name: markdown2html(what)
-        if isinstance(what, str)
-        else f'<img src="data:image/png;base64,{base64.b64encode(_png(what, dpi)).decode()}">'
+        name: markdown2html(what) if isinstance(what, str) else _image(what, dpi)
         for name, what in shown.items()
     }
     menu = ipywidgets.Dropdown(options=list(pages), description="show")
@@ -217,91 +190,51 @@ def pick(shown: dict[str, object], dpi: int = 80) -> None:
     still(next(what for what in shown.values() if not isinstance(what, str)), dpi)
 
 
-def _png(figure, dpi: int) -> bytes:
-    from PIL import Image
-
-    file, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi)
-    Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
-        small, "png", optimize=True
-    )
-    return small.getvalue()
+def _image(figure: Figure, dpi: int) -> str:
+    """A figure as an image in HTML."""
+    encoded = base64.b64encode(png(figure, dpi)).decode()
+    return f'<img style="max-width: 100%" src="data:image/png;base64,{encoded}">'
 
 
 def _display_widget(widget) -> None:
     from IPython.display import display
 
     bundle = widget._repr_mimebundle_()  # its own text would be the whole figure
-    display({**bundle, "text/plain": LIVE}, raw=True)
+    display({**bundle, "text/plain": _LIVE}, raw=True)
 
 
-def _trace(layer: Layer) -> dict:
-    colours = {"color": layer.colour or GREY}
-    if layer.shades is not None:
-        colours = {
-            "color" if layer.triangles is None else "intensity": layer.shades,
-            "coloraxis": "coloraxis",
-        }
-    if layer.triangles is not None:
-        look = dict(type="mesh3d", lighting=LIGHTING, lightposition=LAMP, **colours)
-    elif layer.line:
-        look = dict(mode="lines", line=colours)
-    else:
-        size = layer.size if layer.is_flat else PLOTLY_SIZE * layer.size
-        look = dict(mode="markers", marker=dict(size=size, line={"width": 0}, **colours))
-    return (
-        {"type": "scatter" if layer.is_flat else "scatter3d", "hoverinfo": "skip"}
-        | look
-        | _coordinates(layer)
-    )
+def _windows(panels: list[list[Layer]]) -> list[Window]:
+    """What each panel shows: all the same if that has room for all, else equally large parts."""
+    boxes = np.array([box([layers]) for layers in panels])[..., :2]
+    largest = np.ptp(boxes, axis=1).max(axis=0)
+    together = np.array([boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)])
+    if (np.ptp(together, axis=0) < 1.25 * largest).all():
+        boxes[:] = together
+        largest = np.ptp(together, axis=0)
+    middle = boxes.mean(axis=1)
+    edges = np.stack([middle - 0.53 * largest, middle + 0.53 * largest], axis=2)
+    return [tuple(four) for four in edges.reshape(-1, 4).tolist()]
 
 
-def _coordinates(layer: Layer) -> dict:
-    found = dict(zip("xyz", np.asarray(layer.points, dtype=np.float32).T))
-    if layer.triangles is None:
-        return found
-    short = np.uint16 if len(layer.points) < 2**16 else np.int32  # less to send
-    return found | dict(zip("ijk", np.asarray(layer.triangles, dtype=short).T))
+def _shape(window: Window) -> float:
+    """A window's height over its width."""
+    left, right, low, high = window
+    return (high - low) / (right - left)
 
 
-def _box(panels: Sequence[list[Layer]]) -> tuple[np.ndarray, np.ndarray]:
-    points = np.concatenate([layer.points for layers in panels for layer in layers])
-    return np.nanmin(points, axis=0), np.nanmax(points, axis=0)
-
-
-def _draw(axis, layer: Layer, scale):
-    """One layer into matplotlib's axis; returns what a colour bar needs, if anything."""
-    limits = dict(zip(("vmin", "vmax"), scale[:2])) if scale else {}
+def _draw(axis: Axes, layer: Layer, scale: Scale | None, colours: str) -> ScalarMappable | None:
+    """Draw one layer with matplotlib; return what a colour bar needs, if anything."""
+    limits = scale[:2] if scale else None
+    if layer.is_surface:
+        return draw_face(axis, layer.surface, layer.colour or CLAY, layer.shades, limits, None)
     if layer.line:
-        axis.plot(layer.points[:, 0], layer.points[:, 1], color=layer.colour or GREY, linewidth=0.8)
+        axis.plot(*layer.points[:, :2].T, color=layer.colour or GREY, linewidth=0.8)
         return None
-    if layer.triangles is None:
-        order = np.argsort(layer.points[:, 2], kind="stable") if not layer.is_flat else slice(None)
-        shades = layer.colour or GREY if layer.shades is None else layer.shades[order]
-        mapping = {} if layer.shades is None else {"cmap": "cividis", **limits}
-        dots = axis.scatter(
-            *layer.points[order, :2].T,
-            c=shades,
-            s=(0.65 * layer.size) ** 2,
-            linewidths=0,
-            **mapping,
-        )
-        return None if layer.shades is None else dots
-    from matplotlib.colors import LinearSegmentedColormap
-
-    nearest_last = np.argsort(layer.points[layer.triangles][..., 2].mean(axis=1), kind="stable")
-    triangles = layer.triangles[nearest_last]
-    if layer.shades is not None:
-        return axis.tripcolor(
-            *layer.points[:, :2].T,
-            triangles,
-            facecolors=layer.shades[triangles].mean(axis=1),
-            cmap="cividis",
-            **limits,
-        )
-    lit = LinearSegmentedColormap.from_list("lit", ["black", layer.colour or GREY, "white"])
-    light = surface_light(layer.points, triangles)
-    axis.tripcolor(
-        *layer.points[:, :2].T, triangles, facecolors=light, cmap=lit, vmin=-0.2, vmax=1.2
-    )
-    return None
+    far_first = slice(None) if layer.is_flat else np.argsort(layer.points[:, 2], kind="stable")
+    x, y = layer.points[far_first, :2].T
+    style = {"s": (0.65 * layer.size) ** 2, "linewidths": 0}
+    if layer.shades is None:
+        axis.scatter(x, y, color=layer.colour or GREY, **style)
+        return None
+    low, high = limits or (None, None)
+    return axis.scatter(x, y, c=layer.shades[far_first], cmap=colours, vmin=low, vmax=high, **style)

@@ -1,0 +1,210 @@
+"""Accuracy and losses as curves and tables of colour: the main figure, figure 5, and those of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.result import Result
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD
+from drfer.evaluation.statistics import accuracy_by_fold, summarise
+from drfer.figures.style import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    NORMAL,
+    NOT_RUN,
+    ORANGE,
+    SMALL,
+    VERMILION,
+    literal,
+    look,
+    sheet,
+    strips,
+)
+from drfer.figures.tables import statistic
+from drfer.training.stages import STAGES
+
+AFTER_EACH_STAGE = (BASELINE, "stage i + ii", METHOD)
+"""The rows that follow one model through its training."""
+
+SETTINGS = {
+    "raw": "raw: the rotated scan as it is",
+    "registered": "registered: rotated back first",
+    "trained": "trained: with rotated scans",
+}
+"""How rotated scans are read, and what the panels of figure 5 call it."""
+
+
+@look()
+def rows_by_fold(results: list[Result]) -> Figure:
+    """Return our main figure: the accuracy after each stage and of the control.
+
+    Thin lines are folds; dots with bars are the mean over the folds that all rows have, and its
+    95 % interval. An evaluation of a single fold is left to the tables, unless there is no other.
+    """
+    several = [result for result in results if len(_folds(result)) > 1]
+    figure, shown = strips(several or results, _folds, 1, 1, (6.6, 3.8))
+    for result, _, axes in shown:
+        _rows_by_fold(axes[0, 0], result)
+    return figure
+
+
+def _folds(result: Result) -> set[tuple[int, int]]:
+    return {(entry["repeat"], entry["fold"]) for entry in result.select("test")}
+
+
+def _rows_by_fold(axis: Axes, result: Result) -> None:
+    rows = [row for row in (*AFTER_EACH_STAGE, CONTROL) if row in result.rows]
+    by_fold = [accuracy_by_fold(result.tests(row)) for row in rows]
+    common = sorted(set.intersection(*map(set, by_fold))) if rows else []
+    joined = len(rows) - (CONTROL in rows)  # the control does not follow on the others
+    for fold in common:
+        values = [accuracies[fold] for accuracies in by_fold]
+        axis.plot(values[:joined], color=GREY, linewidth=0.7, alpha=0.7)
+        axis.plot(range(len(rows)), values, "o", color=GREY, markersize=3, alpha=0.7)
+    for x, row in enumerate(rows if common else ()):
+        on_common = [e for e in result.tests(row) if (e["repeat"], e["fold"]) in common]
+        mean, half_width = statistic(result, on_common)
+        colour = {BASELINE: BLUE, CONTROL: ORANGE}.get(row, GREEN)
+        bar = {"fmt": "o", "markersize": 8, "capsize": 5, "zorder": 5}
+        axis.errorbar(x, mean, half_width, color=colour, **bar)
+        beside = {"xytext": (10, 6), "textcoords": "offset points", "size": NORMAL}
+        axis.annotate(f"{mean:.1f}", (x, mean), color=colour, **beside)
+    axis.set_xticks(range(len(rows)), rows)
+    axis.set_xlabel(f"{len(common)} folds; bars: 95 % interval of the mean")
+    axis.set(ylabel="accuracy on unseen subjects, %", xlim=(-0.4, max(len(rows), 1) - 0.4))
+    axis.grid(axis="y", linewidth=0.3)
+
+
+@look()
+def pose_curves(results: list[Result]) -> Figure:
+    """Return figure 5: accuracy over pitch and yaw of DrFER and its baseline, in each setting."""
+    figure, shown = strips(results, lambda result: result.select("pose"), 1, 3, (10.5, 3.5))
+    for result, _, axes in shown:
+        for axis, setting in zip(axes[0], SETTINGS):
+            _pose_curves(axis, result, setting)
+        low = max(0, min(70, *(axis.get_ylim()[0] for axis in axes.flat)))
+        for axis in axes.flat:
+            axis.set_ylim(low, 100)
+        axes[0, 0].set_ylabel("accuracy, %")
+        beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 3}
+        axes[0, -1].legend(fontsize=SMALL, **beside)
+    return figure
+
+
+def _pose_curves(axis: Axes, result: Result, setting: str) -> None:
+    counts = []
+    for row, name, style in ((METHOD, "DrFER", "-o"), (BASELINE, "baseline", "--s")):
+        folds = result.select("pose", setting=setting, row=row)
+        counts.append(f"{name}: {f'{len(folds)} folds' if folds else NOT_RUN}")
+        for rotation, colour in (("pitch", BLUE), ("yaw", VERMILION)):
+            poses = rotations(result, rotation) if folds else []
+            points = [(angle, *_accuracy_of_pose(result, folds, pose)) for angle, pose in poses]
+            axis.errorbar(
+                *np.reshape(points, (-1, 3)).T,
+                fmt=style,
+                color=colour,
+                ecolor=(colour, 0.35),
+                markersize=4,
+                capsize=2,
+                linewidth=1.4,
+                elinewidth=0.8,
+                label=f"{name}, {rotation}",
+            )
+    paper = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
+    axis.axhline(80, label="the paper:\nall above 80 %", **paper)
+    axis.set_title(f"{SETTINGS[setting]}\n{', '.join(counts)}", size=NORMAL)
+    axis.set(xlabel="angle, degrees", xticks=range(-80, 81, 40), xlim=(-88, 88))
+
+
+def rotations(result: Result, kind: str) -> list[tuple[int, int]]:
+    """Return the rotations of a kind, and the frontal pose, in the order of their angles.
+
+    Args:
+        result: an evaluation.
+        kind: "pitch" or "yaw".
+
+    Returns:
+        For each its angle in degrees, and its index among the evaluation's poses.
+    """
+    poses = enumerate(result.heading["poses"])
+    return sorted((angle, index) for index, (name, angle) in poses if name in (kind, "frontal"))
+
+
+def _accuracy_of_pose(result: Result, folds: list[dict], pose: int) -> tuple[float, float]:
+    """Mean accuracy and half its interval, which of fewer than five folds is wider than the axis."""
+    at_pose = [{**fold, "predicted": fold["predicted"][pose]} for fold in folds]
+    mean, half_width = statistic(result, at_pose)
+    return mean, half_width if len(folds) >= 5 else np.nan
+
+
+@look()
+def training_curves(result: Result) -> Figure:
+    """Return every loss term of every stage over its epochs: a thin line a fold, and their mean."""
+    entries = result.select("curves")
+    stages = list(dict.fromkeys(entry["stage"] for entry in entries))
+    columns = min(3, len(stages))
+    rows = -(-len(stages) // columns)
+    figure, axes = sheet(rows, columns, (5 * columns, 3.1 * rows + 0.3))
+    for axis, stage in zip(axes.flat, stages):
+        _training_curves(axis, [entry for entry in entries if entry["stage"] == stage])
+    for axis in axes.flat[len(stages) :]:
+        axis.axis("off")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("loss term, weighted\n(chamfer: squared frame units)", fontsize=SMALL)
+    figure.suptitle(f"Training loss, {literal(result.caption)}", fontsize=10)
+    return figure
+
+
+def _training_curves(axis: Axes, entries: list[dict]) -> None:
+    first = entries[0]
+    positive = True
+    for term, colour in zip(first["curves"][0], [*COLOURS.values(), GREY] * 2):
+        folds = [[epoch[term] for epoch in entry["curves"]] for entry in entries]
+        folds = [fold for fold in folds if len(fold) == len(folds[0])]
+        epochs = range(1, len(folds[0]) + 1)
+        for fold in folds if len(folds) > 1 else ():
+            axis.plot(epochs, fold, color=colour, linewidth=0.5, alpha=0.4)
+        axis.plot(epochs, np.mean(folds, axis=0), ".-", color=colour, label=literal(term, 40))
+        positive &= bool(np.min(folds) > 0)
+    equation = f", eq. {STAGES[first['stage']].equation}" if first["stage"] in STAGES else ""
+    axis.set_title(f"{literal(first['title'], 60)}{equation}", size=NORMAL)
+    axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if positive:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+@look()
+def confusion_matrices(result: Result) -> Figure:
+    """Return the confusion after each stage, over all folds: true expression by predicted one."""
+    rows = [row for row in AFTER_EACH_STAGE if row in result.rows] or result.rows[:3]
+    figure, axes = sheet(1, len(rows), (4.3 * len(rows), 5.1))
+    for axis, row in zip(axes.flat, rows):
+        found = summarise(result.tests(row), result.protocol)
+        folds = f"{found.folds} fold{'s' if found.folds > 1 else ''}"
+        _confusion_matrix(axis, found.confusion)
+        axis.set_title(f"{row}: {found.mean:.1f} % ({folds})", size=10)
+    axes.flat[0].set_ylabel("true expression (% of its scans)")
+    figure.suptitle(f"Confusion on unseen subjects, {literal(result.caption)}", fontsize=10)
+    return figure
+
+
+def _confusion_matrix(axis: Axes, counts: np.ndarray) -> None:
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), share in np.ndenumerate(shares):
+        colour = "white" if share > 55 else "black"
+        axis.text(j, i, f"{share:.0f}", ha="center", va="center", color=colour, size=NORMAL)
+    axis.set_xticks(range(6), EXPRESSIONS, rotation=45, ha="right", fontsize=SMALL)
+    axis.set_yticks(range(6), EXPRESSIONS, fontsize=SMALL)
+    axis.set_xlabel("predicted")

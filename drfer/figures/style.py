@@ -1,0 +1,184 @@
+"""How all figures look: colours, sheets of panels, text that is drawn as it stands, and saving.
+
+Figures are made without pyplot, so that neither a display nor the user's settings matter.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from drfer.common.errors import DrferError
+from drfer.common.files import written_whole
+from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.result import Result
+
+ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
+VERMILION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
+"""Okabe and Ito's palette, which the colour-blind can tell apart."""
+
+COLOURS = dict(zip(EXPRESSIONS, (VERMILION, GREEN, PURPLE, ORANGE, BLUE, SKY)))
+"""The colour of each expression, the same everywhere."""
+
+FILLS = {"expression": "#F8D08A", "identity": "#A9D3F0", "fusion": "#A5DBC8"}
+"""Light colours of the model's three parts: Okabe and Ito's orange, blue and green."""
+
+EDGES = {"expression": "#A66A00", "identity": BLUE, "fusion": "#00694C"}
+"""Dark colours of the same parts, for lines and text."""
+
+DPI = 150
+"""Of saved pictures."""
+
+SMALL, NORMAL = 8, 9
+"""Font sizes in points: of labels, and of titles."""
+
+NOT_RUN = "not run"
+"""What a figure or table says of what was not evaluated."""
+
+_MISSING = "\N{WHITE SQUARE}"
+_NO_DATE = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw in matplotlib's own style, whatever the user has set; also a decorator of functions."""
+    with matplotlib.style.context(["default", {"svg.hashsalt": "drfer"}]):
+        yield
+
+
+def sheet(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    """Return a figure with a grid of panels.
+
+    Args:
+        rows: how many rows of panels.
+        columns: how many columns.
+        size: width and height in inches.
+
+    Returns:
+        The figure, and its axes, an array of shape (rows, columns).
+    """
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def strips(
+    results: list[Result],
+    has: Callable[[Result], object],
+    rows: int,
+    columns: int,
+    size: tuple[float, float],
+) -> tuple[Figure, list[tuple[Result, SubFigure, np.ndarray]]]:
+    """Return a figure with a titled strip of panels for each evaluation.
+
+    Args:
+        results: the evaluations.
+        has: whether an evaluation has what the figure shows; if not, its strip is a line that says so.
+        rows: how many rows of panels a strip has.
+        columns: how many columns.
+        size: width of the figure, and height of a strip, in inches.
+
+    Returns:
+        The figure, and for each evaluation with panels its result, its strip, and its axes, an array
+        of shape (rows, columns).
+    """
+    heights = [size[1] if has(result) else 0.5 for result in results]
+    figure = Figure(figsize=(size[0], sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    shown = []
+    for part, result in zip(parts, results):
+        if has(result):
+            part.suptitle(literal(result.caption), size=NORMAL)
+            shown.append((result, part, part.subplots(rows, columns, squeeze=False)))
+        else:
+            said = literal(f"{result.title}: {NOT_RUN}")
+            part.text(0.5, 0.5, said, ha="center", va="center", color="#555555")
+    return figure, shown
+
+
+def literal(text: str, longest: int = 120) -> str:
+    """Return a text that matplotlib draws as it stands.
+
+    File names and names of subjects can hold anything: dollar signs, which would begin a formula,
+    and characters that the font lacks, which are drawn as empty squares.
+
+    Args:
+        text: from outside, such as a file's name.
+        longest: how many characters are shown; of a longer text the middle is left out.
+    """
+    shown = "".join(each if each == "\n" or ord(each) in _glyphs() else _MISSING for each in text)
+    if len(shown) > longest:
+        half = (longest - 1) // 2
+        shown = f"{shown[:half]}…{shown[-half:]}"
+    return shown.replace("$", r"\$")
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """Every character of the font that comes with matplotlib."""
+    return frozenset(get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap())
+
+
+def png(figure: Figure, dpi: int = DPI, colours: int = 256) -> bytes:
+    """Return a figure as a small PNG, the same bytes for the same figure.
+
+    Args:
+        figure: any figure of matplotlib.
+        dpi: pixels an inch.
+        colours: how many different colours the picture has at most.
+    """
+    drawn, small = io.BytesIO(), io.BytesIO()
+    with look():
+        figure.savefig(drawn, format="png", dpi=dpi)
+    _with_few_colours(Image.open(drawn).convert("RGB"), colours).save(small, "png", optimize=True)
+    return small.getvalue()
+
+
+def _with_few_colours(picture: Image.Image, colours: int) -> Image.Image:
+    """The picture in its most frequent colours, and rare ones, such as those of labels.
+
+    White and black stay as they are.
+    """
+    rare = colours // 4
+    frequent = picture.quantize(colours - rare - 2, kmeans=2).getpalette(None)
+    distinct = picture.quantize(rare, method=Image.Quantize.MAXCOVERAGE).getpalette(None)
+    palette = np.array([255, 255, 255, 0, 0, 0, *frequent, *distinct], dtype=np.uint8)
+    pixels = np.asarray(picture).reshape(-1, 3)
+    numbers = pixels @ np.array([65536, 256, 1])
+    _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
+    nearest = cKDTree(palette.reshape(-1, 3)).query(pixels[first])[1].astype(np.uint8)
+    reduced = Image.frombytes("P", picture.size, nearest[which].tobytes())
+    reduced.putpalette(palette.tobytes())
+    return reduced
+
+
+def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
+    """Write a figure whole or not at all, and return the file's path.
+
+    Args:
+        figure: any figure of matplotlib.
+        path: the file; its name says what kind of picture it is.
+        dpi: pixels an inch.
+
+    Raises:
+        DrferError: the name does not end in .png, .pdf or .svg, or the file cannot be written.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in _NO_DATE:
+        raise DrferError(f"{path}: a picture's name must end in .png, .pdf or .svg")
+    with written_whole(path) as target:
+        if kind == "png":
+            target.write_bytes(png(figure, dpi))
+        else:
+            with look():
+                figure.savefig(target, format=kind, dpi=dpi, metadata=_NO_DATE[kind])
+    return path
