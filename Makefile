@@ -1,44 +1,66 @@
 # Two commands do everything: `make demo` and `make test`. `make lab` opens the notebooks.
 
-PYTHON ?= python3.11
 VENV ?= .venv
 PIP_ARGS ?=
+PYTEST_ARGS ?=
 BIN = $(VENV)/bin
-READY = $(VENV)/ready
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt
+export PIP_ARGS
 
-.PHONY: demo test lab student notebooks setup clean
+# The first Python from 3.11 on that can make an environment; `make demo PYTHON=python3.12` takes another.
+USABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c '$(USABLE)' 2> /dev/null && echo $$each && break; done)
+NO_PYTHON = Python 3.11 or later with venv is needed: install it (Debian: apt-get install python3 python3-venv), \
+	or name one that you have, as in make $(MAKECMDGOALS) PYTHON=/usr/bin/python3.12
 
-demo: setup
+# torch-cluster pays on a GPU alone: without one, the demo does not wait for its compiler.
+GPU := $(shell nvidia-smi > /dev/null 2>&1 && echo yes)
+
+.PHONY: demo test lab student notebooks clean
+
+demo: $(VENV)/ready $(if $(GPU),$(VENV)/ready-cluster)
 	$(BIN)/drfer reproduce
 
-test: setup
-	$(BIN)/python -m pytest --nbval tests notebooks
+test: $(VENV)/ready-lab $(VENV)/ready-cluster
+	$(BIN)/python -m pytest --nbval tests notebooks $(PYTEST_ARGS)
 
-lab: setup
+lab: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/jupyter lab notebooks
 
-# for teachers: copies without solutions and outputs
-student: setup
-	$(BIN)/python -m drfer.notebooks student notebooks student
+# for teachers: copies without solutions and outputs, in the folder `student`
+student: $(VENV)/ready-lab
+	$(BIN)/python -m nbconvert --to notebook --output-dir student --log-level WARN \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution \
+		--ClearOutputPreprocessor.enabled=True $(or $(wildcard notebooks/*.ipynb),$(error there are no notebooks here))
 
 # for authors: every notebook run again, in place
-notebooks: setup
-	$(BIN)/python -m drfer.notebooks run notebooks/*.ipynb
+notebooks: $(VENV)/ready-lab $(VENV)/ready-cluster
+	$(BIN)/python -m nbconvert --to notebook --inplace --execute --ExecutePreprocessor.store_widget_state=False \
+		--Exporter.preprocessors=tools.notebooks.ForReaders notebooks/*.ipynb
 
-setup: $(READY)
-
-$(READY): pyproject.toml
-	@echo "Setting up $(VENV): pinned packages, one to five minutes (torch is large)."
+# what the command line needs, the open faces included
+$(VENV)/ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(USABLE)' 2> /dev/null || { echo "$(NO_PYTHON)" >&2; exit 1; }
+	@echo "Setting up $(VENV): exact versions, one to five minutes (torch is large)."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade $(PIP_ARGS) pip==26.3 setuptools==84.2.1 wheel==0.48.0
-	@$(BIN)/pip install --quiet $(PIP_ARGS) --editable ".[test]" > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
+	@$(PIP) --upgrade pip setuptools wheel
+	@$(PIP) --no-build-isolation --editable ".[faces]" > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+	@$(BIN)/drfer doctor
+
+# what the notebooks and the tests need besides
+$(VENV)/ready-lab: $(VENV)/ready
+	@echo "Setting up JupyterLab and the tests: a minute."
+	@$(PIP) --no-build-isolation --editable ".[test]" > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+$(VENV)/ready-cluster: $(VENV)/ready
 	@echo "Compiling torch-cluster, once: about five minutes on two cores, ten on one."
 	@printf '[build_ext]\nparallel = 2\n' > $(VENV)/build.cfg
-	@DIST_EXTRA_CONFIG=$(CURDIR)/$(VENV)/build.cfg $(BIN)/pip install --quiet $(PIP_ARGS) --no-build-isolation torch-cluster==1.6.3 \
-		> $(VENV)/torch-cluster.log 2>&1 \
+	@DIST_EXTRA_CONFIG=$(CURDIR)/$(VENV)/build.cfg $(PIP) --no-build-isolation torch-cluster > $(VENV)/torch-cluster.log 2>&1 \
 		|| echo "torch-cluster could not be built ($(VENV)/torch-cluster.log says why): all works without it, only slower on a GPU."
-	@touch $(READY)
-	@$(BIN)/drfer doctor
+	@touch $@
 
 clean:
 	rm -rf $(VENV)

@@ -1,18 +1,26 @@
-"""The command line: `drfer reproduce` for one fold, `drfer crossval` for the evaluation, `drfer doctor` for oddities."""
+"""The command line: one function for each command, and no more than its arguments in it.
+
+`drfer reproduce` runs one fold, `drfer crossval` the evaluation; `drfer doctor` says what is amiss.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
+import signal
 import sys
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 
+from drfer import __version__
 from drfer.common.errors import DrferError
 
-PACKAGES = ("torch", "torch-cluster", "numpy", "numba", "libigl", "embreex", "anny", "jupyterlab")
+NARROWEST = 40
+"""Columns of a terminal below which help is set as if there were so many."""
 
 
 def reproduce(
@@ -27,19 +35,31 @@ def reproduce(
     """Make the faces, train the three stages on one fold, test, and draw the figures.
 
     Args:
-        dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, scans (your own).
+        dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, or
+            scans (your own).
         root: the folder of bu3dfe, bosphorus or scans.
         up: the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z.
-        preset: paper, classroom (two cores, ten minutes) or smoke (a test of the whole, under a minute).
+        preset: paper, classroom (ten minutes on two cores) or smoke (a test of it all in a minute).
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
-        out: folder for results; interrupted, the same command goes on from there.
+        out: the folder for results; if interrupted, the same command goes on from there.
     """
-    from drfer.common import device
-    from drfer.evaluation.reproduce import reproduce as run
-
-    device.keep_freed_memory()
-    run(dataset, preset, fold, seed, out, root, up)
+    selection = Selection(
+        dataset,
+        root,
+        up,
+        preset,
+        rows=("stage i", "stage i + ii", "stage i + ii + iii"),
+        measures=("features", "curves", "samples"),
+        folds=(fold,),
+        seed=seed,
+        out=out,
+    )
+    evaluation = selection.open()
+    evaluation.run()
+    written = _draw(out)
+    print((evaluation.folder / "table.md").read_text())
+    print("Written:", *written, sep="\n  ")
 
 
 @dataclass(frozen=True)
@@ -55,48 +75,45 @@ class Selection:
     preset: str = "classroom"
     """paper, classroom or smoke"""
     rows: tuple[str, ...] = ("main",)
-    """main (baseline and DrFER), table3 (its nine rows and a control), readings (where the paper is silent), or names"""
+    """main (baseline and DrFER), table3 (its nine rows and the control), control, readings (where
+    the paper is silent), or names of rows"""
     measures: tuple[str, ...] = ()
-    """all, or of pose, features, disentanglement, diagnosis, samples"""
+    """all, or of pose, features, disentanglement, diagnosis, curves, samples"""
     folds: tuple[int, ...] = ()
-    """which; all if none is named"""
+    """which folds; all if none is named"""
     repeats: int = 1
-    """how often all folds are run, the subjects shuffled anew each time"""
+    """how often all folds are run, with the subjects shuffled anew each time"""
     redraw: bool = False
     """draw the subjects anew in each repeat"""
     seed: int = 0
     """of weights, batches and augmentation in the first repeat; each later one takes the next"""
     out: Path = Path("runs")
-    """folder for the store and the results; interrupted, the same command goes on from there"""
+    """the folder for the store and the results; if interrupted, the same command goes on there"""
 
-    def open(self):
-        """Source, request, store and the folder of results. Raises DrferError for names that it does not know."""
+    def open(self, to_run: bool = True):
+        """Return the evaluation, to run it or only to look at it.
+
+        Raises:
+            DrferError: a name or number makes no sense, or nothing can be written.
+        """
         from drfer import datasets
+        from drfer.common.device import keep_freed_memory
         from drfer.common.errors import check_known
-        from drfer.evaluation import plan as evaluation
-        from drfer.evaluation.experiment import PRESETS
-        from drfer.evaluation.store import Store
+        from drfer.evaluation.evaluation import Evaluation
+        from drfer.evaluation.plan import Request
+        from drfer.evaluation.presets import PRESETS
 
+        keep_freed_memory()
         check_known("dataset", self.dataset, datasets.NAMES)
         check_known("preset", self.preset, PRESETS)
         preset = PRESETS[self.preset]
         preset = replace(preset, protocol=replace(preset.protocol, redraw=self.redraw))
-        request = evaluation.Request.of_names(
-            preset,
-            self.rows,
-            self.measures,
-            self.folds or tuple(range(preset.protocol.folds)),
-            self.repeats,
-            self.seed,
+        request = Request.of_names(
+            preset, self.rows, self.measures, self.folds, self.repeats, self.seed
         )
-        name = f"{self.dataset}-{self.preset}{'-redrawn' if self.redraw else ''}"
         root = self.root and self.root.absolute()  # workers may stand in another folder
-        return (
-            evaluation.Source(self.dataset, root, self.up),
-            request,
-            Store(self.out / "store"),
-            self.out / name,
-        )
+        dataset = datasets.open_dataset(self.dataset, root, preset.dataset_subjects, self.up)
+        return Evaluation.open(request, dataset, self.out, to_run)
 
 
 Selected = Annotated[Selection, tyro.conf.arg(name="")]
@@ -110,47 +127,36 @@ def crossval(
     gpus: float = 0.0,
     threads: int = 1,
 ) -> None:
-    """Run the protocol: rows of table III and measurements over folds and repeats. What the store has is not run again.
+    """Run rows of tables and measures over folds and repeats; what is done is not run again.
 
     Args:
+        selection: what the evaluation consists of.
         engine: local, in this process; or ray, on a cluster (pip install "drfer[cluster]").
-        address: of a running Ray cluster; without one, Ray starts on this machine.
+        address: HOST:PORT of a running Ray cluster; without it, Ray starts on this machine.
         workers: jobs at a time of a Ray on this machine; as many as cores if not given.
-        gpus: that a job on Ray takes, such as 0.25.
-        threads: that a job on Ray takes.
+        gpus: how much of a GPU a job on Ray takes, such as 0.25.
+        threads: how many threads a job on Ray takes.
     """
-    from drfer.common import device
-    from drfer.evaluation import engine as engines
-    from drfer.evaluation import plan as evaluation
-    from drfer.figures import paper as paper_figures
-
-    device.keep_freed_memory()
-    source, request, store, folder = selection.open()
-    store.check_writable()
-    bench = evaluation.Bench(source, request.preset, store)
-    jobs = evaluation.plan(request, bench.faces)
-    bench.prepare(jobs)
-    if engine == "ray":
-        place = engines.Place(source, request.preset, store.root.absolute())
-        failed = engines.run_on_ray(jobs, place, address, workers, gpus, threads)
-    else:
-        failed = engines.run_here(jobs, bench)
-    evaluation.collect(request, source, bench.faces, store, folder)
-    print("Written:", *paper_figures.draw(selection.out, selection.out), sep="\n  ")
-    if failed:
-        raise DrferError(
-            f"{len(failed)} of {len(jobs)} jobs failed or wait for one that did; `drfer status` says why"
-        )
+    evaluation = selection.open()
+    try:
+        if engine == "ray":
+            evaluation.run_on_ray(address, workers, gpus, threads)
+        else:
+            evaluation.run()
+    finally:
+        if (evaluation.folder / "result.json").exists():
+            print("Written:", *_draw(selection.out), sep="\n  ")
 
 
 def status(selection: Selected) -> None:
     """Say how far an evaluation is: give it the arguments of `drfer crossval`."""
-    from drfer.evaluation import engine as engines
-    from drfer.evaluation import plan as evaluation
+    print(selection.open(to_run=False).status())
 
-    source, request, store, _ = selection.open()
-    bench = evaluation.Bench(source, request.preset, store)
-    print(engines.status(evaluation.plan(request, bench.faces), store))
+
+def _draw(folder: Path) -> list[Path]:
+    from drfer.figures.paper import draw
+
+    return draw(folder, folder)
 
 
 def figures(results: Path | None = None, out: Path | None = None) -> None:
@@ -170,44 +176,44 @@ def faces(subjects: int = 100, seed: int = 0, sheet: Path | None = None) -> None
 
     Args:
         subjects: how many, at most 100.
-        seed: another seed, another population.
-        sheet: a picture to draw of three subjects, neutral and at the highest level.
+        seed: another seed gives another population.
+        sheet: a new PNG file, to draw three subjects into: neutral, and at the highest intensity.
     """
-    from drfer.datasets.anny3dfe.database import VERSION, Anny3DFE
-    from drfer.figures import run as figures
+    from drfer.datasets.anny3dfe import VERSION, Anny3DFE
+    from drfer.figures.faces import scan_sheet
+    from drfer.figures.style import save
 
+    _check_new_picture(sheet)
     database = Anny3DFE(subjects, seed)
+    count = len(database.keys())
+    print(f"{count} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}")
     if sheet:
-        shown = [database.subjects[number] for number in {0, subjects // 2, subjects - 1}]
+        shown = [database.subjects[number] for number in sorted({0, subjects // 2, subjects - 1})]
         scans = [
             [
                 database.load(key)
                 for key in database.keys()
-                if key.subject == subject and key.level in (0, 4)
+                if key.subject == subject and key.intensity in (0, 4)
             ]
-            for subject in sorted(shown)
+            for subject in shown
         ]
-        figures.scan_sheet(scans, f"Anny-3DFE {VERSION}, seed {seed}: scans as they come").savefig(
-            sheet, dpi=80
-        )
-    print(
-        f"{len(database.keys())} scans of {subjects} subjects in {database.root}, hash {database.hash[:16]}"
-    )
+        title = f"Anny-3DFE {VERSION}, seed {seed}: scans as they come"
+        print(f"three of them: {save(scan_sheet(scans, title), sheet)}")
 
 
 def check(
     dataset: tyro.conf.Positional[str],
     folder: tyro.conf.Positional[Path],
     up: str = "y",
-    sheet: Path | None = Path("check.png"),
+    sheet: Path | None = None,
 ) -> None:
-    """Say what a folder of scans holds, what is missing or broken, and whether the 10-fold protocol can run.
+    """Say what a folder of scans holds, what is missing, and whether the protocol can run on it.
 
     Args:
         dataset: bu3dfe, bosphorus or scans.
         folder: where it lies.
         up: the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z.
-        sheet: a picture to draw of one scan of each class.
+        sheet: a new PNG file, to draw one scan of each class into; runs/checked if not given.
     """
     from drfer.datasets import open_dataset
     from drfer.datasets.check import check as run
@@ -217,28 +223,23 @@ def check(
         raise DrferError(
             "anny3dfe is made by this kit and checks itself; check takes bu3dfe, bosphorus or scans"
         )
-    if not run(open_dataset(dataset, folder, up=up), Protocol(), sheet):
+    _check_new_picture(sheet)
+    drawn = sheet or Path("runs/checked", f"{dataset}-{folder.resolve().name}.png")
+    if not run(open_dataset(dataset, folder, up=up), Protocol(), drawn):
         sys.exit(1)
 
 
 def bench(json: Path | None = None) -> None:
-    """Time training steps, chamfer and preprocessing beside their plain forms (and PyTorch Geometric, if installed).
+    """Time training steps, chamfer and preprocessing beside their plain forms.
+
+    PyTorch Geometric is timed too, if it is installed.
 
     Args:
         json: a file for the same figures.
     """
-    from dataclasses import asdict
-    from json import dumps
+    from drfer.fast.bench import report
 
-    from drfer.evaluation.experiment import provenance
-    from drfer.fast import bench as benchmark
-
-    rows = benchmark.run()
-    print(benchmark.table(rows))
-    if json:
-        json.write_text(
-            dumps({"rows": [asdict(row) for row in rows], "provenance": provenance()}, indent=1)
-        )
+    print(report(json))
 
 
 def predict(
@@ -247,114 +248,97 @@ def predict(
     out: Path = Path("runs/predicted"),
     json: bool = False,
 ) -> None:
-    """Say which expression each scan shows, by the trained model that comes with the kit, and draw what it saw.
+    """Say which expression each scan shows, by the kit's trained model, and draw what it saw.
 
     Args:
-        scans: OBJ, PLY, STL, .wrl or .bnt, each of one face, turned by up to 30 degrees from the front.
+        scans: OBJ, PLY, STL, .wrl or .bnt; each of one face, turned by up to 30 degrees.
         up: the axis that points up in them: x, y, z; -x, -y, -z as in --up=-z.
-        out: folder for the pictures.
-        json: print JSON, one line a scan, instead of text.
+        out: the folder for the pictures.
+        json: print JSON, one line for each scan, instead of text.
     """
     from json import dumps
 
-    from drfer import predict as predicting
-    from drfer.common.files import written_whole
-    from drfer.models import shipped
+    from drfer.models.shipped import load_model
+    from drfer.predict import answers
 
-    loaded = shipped.load()
-    if loaded is None:
-        raise DrferError(f"this checkout has no trained model: {shipped.PATH.name} is missing")
-    if not scans:
-        raise DrferError("name at least one scan")
-    refused = 0
-    for number, path in enumerate(scans, 1):
-        try:
-            found = predicting.predict(loaded[0], predicting.read_scan(path, up))
-        except DrferError as error:  # the others may be faces
-            refused += 1
-            print(
-                dumps({"scan": str(path), "refused": str(error)})
-                if json
-                else f"{path}: refused\n  {error}"
-            )
-            continue
-        drawn = out / f"{number:02d}-{path.stem}.png"
-        with written_whole(drawn) as target:
-            predicting.picture(found).savefig(target, dpi=80)
-        print(
-            dumps(found.as_json() | {"picture": str(drawn)})
-            if json
-            else f"{found.as_text()}\n  picture: {drawn}"
-        )
-    if refused:
+    model, _ = load_model()
+    complete = True
+    for answer in answers(model, scans, up, out):
+        print(dumps(answer.as_json()) if json else answer.as_text(), flush=True)
+        complete = complete and not answer.refusal
+    if not complete:
         sys.exit(2)
 
 
 def doctor() -> None:
-    """Say what is installed, what computes where, and what is amiss."""
-    import torch
+    """Say what is installed, what computes where, and what is missing, with the command for it."""
+    from drfer.doctor import report
 
-    from drfer.common import device
-    from drfer.common.files import cache_folder
-    from drfer.models import points as pointops
-
-    print(f"python          {sys.version.split()[0]}")
-    for package in PACKAGES:
-        print(f"{package:<15} {_version(package)}")
-    cuda = torch.cuda.is_available()
-    print(
-        f"device          {torch.cuda.get_device_name() if cuda else f'CPU, {torch.get_num_threads()} threads'}"
-    )
-    print(
-        f"precision       {'bfloat16 (native here)' if device.has_bfloat16() else 'float32 (no native bfloat16)'}"
-    )
-    for where, what in pointops.backends().items():
-        print(f"FPS on {where:<8} {what}")
-    if (
-        cuda
-        and not pointops.torch_cluster_has_cuda()
-        and _version("torch-cluster") != "not installed"
-    ):
-        print(
-            "amiss           this machine has a GPU, but torch-cluster was built without CUDA: rebuild it (README)"
-        )
-    print(f"faces cached in {cache_folder()}")
+    for line in report():
+        print(line)
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def _check_new_picture(path: Path | None) -> None:
+    """Refuse to draw over a file: it may be one of the scans, or of a user's own pictures."""
+    if path and path.suffix.lower() != ".png":
+        raise DrferError(f"--sheet {path}: pictures are PNG; give a name that ends in .png")
+    if path and path.exists():
+        raise DrferError(f"--sheet {path} is there already; remove it, or give another name")
+
+
+COMMANDS = (reproduce, crossval, status, figures, faces, check, predict, bench, doctor)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence and exit code 2."""
+    """Run a command; a user's mistake is one sentence and exit code 2."""
+    _prepare_terminal()
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {
-                command.__name__: command
-                for command in (
-                    reproduce,
-                    crossval,
-                    status,
-                    figures,
-                    faces,
-                    check,
-                    predict,
-                    bench,
-                    doctor,
-                )
-            },
-            prog="drfer",
-            description="DrFER: disentangled representations for 3D facial expression recognition.",
-        )
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()
     except DrferError as error:
-        print(f"drfer: {error}", file=sys.stderr)
-        sys.exit(2)
+        _stop(str(error), 2)
+    except ModuleNotFoundError as error:
+        from drfer.doctor import sentence_for
+
+        if (sentence := sentence_for(error)) is None:
+            raise
+        _stop(sentence, 2)
+    except BrokenPipeError:  # as in `drfer ... | head -1`: whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
-        print("\ndrfer: interrupted; reproduce and crossval go on where they were", file=sys.stderr)
-        sys.exit(130)
+        _stop("interrupted; reproduce and crossval go on where they were", 130)
+
+
+def _run() -> None:
+    if sys.argv[1:] == ["--version"]:
+        print(f"drfer {__version__}")
+        return
+    tyro.extras.subcommand_cli_from_dict(
+        {command.__name__: command for command in COMMANDS},
+        prog="drfer",
+        description="DrFER: disentangled representations for 3D facial expression recognition. "
+        "`drfer --version` says which drfer this is.",
+    )
+
+
+def _prepare_terminal() -> None:
+    """Make the program's surroundings such that printing and drawing cannot fail."""
+    # a stream that is closed, as by `drfer ... >&-`, is None
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what it cannot encode
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
+    os.environ["MPLBACKEND"] = "Agg"  # all pictures go to files
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    print(f"drfer: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,71 +2,147 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from drfer.common.errors import DrferError, ScanFormatError, check_known
 from drfer.datasets import bosphorus, bu3dfe, scans
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
-from drfer.figures.run import COLOURS, draw_cloud, sheet
+from drfer.figures.faces import draw_face, scale_bar, surface
+from drfer.figures.style import COLOURS, NORMAL, literal, look, save, sheet
 from drfer.models.drfer import DrFER
-from drfer.preprocessing.faceset import Settings, preprocess_scan
+from drfer.preprocessing.resampling import Settings, preprocess_scan
 
 SUFFIXES = (".wrl", ".bnt", *scans.SUFFIXES)
+"""Endings of the files that can be read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says of one scan, and what it saw."""
+
+    source: str
+    """The file that the scan is from."""
+    probabilities: dict[str, float]
+    """Of the six expressions, by name; their sum is 1."""
+    residual: float
+    """Of the registration, mm."""
+    doubtful: bool
+    """Whether it registered less well than any good scan of a face."""
+    registered: np.ndarray
+    """The scan as the network sees it, shape (P, 3), mm."""
+    neutralised: np.ndarray
+    """The face that the identity branch makes of it, shape (P, 3), mm."""
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Of one scan. probabilities: of the six expressions, by name. residual: of the registration, mm; doubtful: whether
-    it is worse than a good face's. registered, neutralised: (P, 3) mm, the scan as the network sees it and the
-    identity branch's face of it."""
+class Answer:
+    """What is said of one file that was asked about: a prediction, or why there is none."""
 
     source: str
-    probabilities: dict[str, float]
-    residual: float
-    doubtful: bool
-    registered: np.ndarray
-    neutralised: np.ndarray
+    """The file."""
+    prediction: Prediction | None = None
+    """None if the scan was refused."""
+    refusal: str = ""
+    """Why there is no prediction, or no picture of it."""
+    picture: Path | None = None
+    """The picture of what the model saw."""
 
     def as_json(self) -> dict:
-        """All but the faces."""
-        return {
-            "scan": self.source,
-            "probabilities": {name: round(value, 4) for name, value in self.probabilities.items()},
-            "registration residual, mm": round(self.residual, 3),
-            "doubtful": self.doubtful,
-        }
+        """Return the answer as `drfer predict --json` prints it, one line for each file."""
+        said: dict = {"scan": self.source}
+        if found := self.prediction:
+            said["probabilities"] = {
+                name: round(value, 4) for name, value in found.probabilities.items()
+            }
+            said["registration residual, mm"] = round(found.residual, 3)
+            said["doubtful"] = found.doubtful
+        if self.picture:
+            said["picture"] = str(self.picture)
+        if self.refusal:
+            said["refused"] = self.refusal
+        return said
 
     def as_text(self) -> str:
-        bars = [
-            f"  {name:<10} {100 * value:5.1f} %  {'#' * round(30 * value)}"
-            for name, value in self.probabilities.items()
-        ]
-        doubt = (
-            ["  it registers less well than a good scan of a face: look at the picture"]
-            if self.doubtful
-            else []
-        )
-        return "\n".join([self.source, *bars, *doubt])
+        """Return the answer with a bar for each expression."""
+        if self.prediction is None:
+            return f"{self.source}: refused\n  {self.refusal}"
+        lines = [self.source]
+        for name, value in self.prediction.probabilities.items():
+            lines.append(f"  {name:<10} {100 * value:5.1f} %  {'#' * round(30 * value)}")
+        if self.prediction.doubtful:
+            lines.append("  it registers less well than a good scan of a face: look at the picture")
+        lines.append(f"  picture: {self.picture or self.refusal}")
+        return "\n".join(lines)
+
+
+def answers(model: DrFER, paths: tuple[Path, ...], up: str, out: Path) -> Iterator[Answer]:
+    """Yield an answer for each file, in their order, whatever happens to the others.
+
+    Args:
+        model: as `drfer.load_model` gives it.
+        paths: files with one face each.
+        up: the axis that points up in them, such as "z" or "-y".
+        out: the folder for the pictures. A picture's name holds a hash of the file's path and
+            content, so that no other scan's picture is written over.
+
+    Raises:
+        DrferError: there is no file, or no such axis.
+    """
+    check_known("axis", up, scans.UP)
+    if not paths:
+        raise DrferError("name at least one scan")
+    for path in paths:
+        try:
+            prediction = predict(model, read_scan(path, up))
+        except DrferError as error:
+            yield Answer(str(path), refusal=str(error))
+            continue
+        except Exception as error:  # a fault of ours, perhaps: the other files have none of it
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield Answer(str(path), refusal=f"{path}: drfer fails on this scan ({what})")
+            continue
+        drawn = out / f"{path.stem[:40]}-{_digest(path, up)}.png"
+        try:
+            save(picture(prediction), drawn)
+        except DrferError as error:  # the answer is worth having without it
+            yield Answer(str(path), prediction, str(error))
+        else:
+            yield Answer(str(path), prediction, picture=drawn)
 
 
 def read_scan(path: Path, up: str = "y") -> FaceScan:
-    """A scan in any format that the kit reads. Raises ScanFormatError naming file and place, DrferError for others."""
+    """Return the scan in a file of any format that the kit reads.
+
+    Args:
+        path: a `.wrl`, `.bnt`, OBJ, PLY or STL file.
+        up: the axis that points up in it.
+
+    Raises:
+        ScanFormatError: the file cannot be read, or holds no scan; the sentence says where in it.
+        DrferError: the file has another ending, or there is no such axis.
+    """
     key, kind = ScanKey(path.stem, NEUTRAL, 0), path.suffix.lower()
     if kind not in SUFFIXES:
         raise DrferError(f"{path}: no format that is read here; give {', '.join(SUFFIXES)}")
     check_known("axis", up, scans.UP)
     try:
+        path.stat()  # an error that says more than "no file"
+        if not path.is_file():  # a pipe would never end
+            raise ScanFormatError(f"{path}: this is not a file that could hold a scan")
         if kind in scans.SUFFIXES:
             return scans.read_scan(path, key, up)
-        points, triangles = (
-            bu3dfe.read_vrml(path)
-            if kind == ".wrl"
-            else bosphorus.mesh_of_range_image(path, bosphorus.read_bnt(path))
-        )
+        if kind == ".wrl":
+            points, triangles = bu3dfe.read_vrml(path)
+        else:
+            points, triangles = bosphorus.mesh_of_range_image(path, bosphorus.read_bnt(path))
     except OSError as error:
         raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
     return FaceScan((points @ scans.UP[up].T).astype(np.float32), triangles, key, str(path))
@@ -74,40 +150,53 @@ def read_scan(path: Path, up: str = "y") -> FaceScan:
 
 @torch.no_grad()
 def predict(model: DrFER, scan: FaceScan, settings: Settings = Settings()) -> Prediction:
-    """Register, sample and take apart one scan. Raises ScanFormatError if it does not register as a face."""
+    """Register and sample one scan, and let a trained model take it apart.
+
+    Args:
+        model: in evaluation.
+        scan: a face, turned by up to 30 degrees from the front.
+        settings: of the preprocessing; those that the model was trained with.
+
+    Raises:
+        ScanFormatError: the scan does not register as a face.
+    """
     seen = preprocess_scan(scan, settings)
     points = model.expression.decoder.layers[-1].out_features // 3
     cloud = torch.from_numpy(seen["cloud"][None, :points]).to(next(model.parameters()).device)
-    shares = model.expression.classifier(model.expression.encode(cloud)).softmax(dim=1)[0].tolist()
+    logits = model.expression.classifier(model.expression.encode(cloud))
+    probabilities = logits.softmax(dim=1)[0].tolist()
     faces = torch.cat([cloud, model.identity(cloud)]).cpu().numpy() * settings.frame_length
     return Prediction(
-        scan.source,
-        dict(zip(EXPRESSIONS, shares)),
-        float(seen["residual"]),
-        bool(seen["doubtful"]),
-        *faces,
+        source=scan.source,
+        probabilities=dict(zip(EXPRESSIONS, probabilities)),
+        residual=float(seen["residual"]),
+        doubtful=bool(seen["doubtful"]),
+        registered=faces[0],
+        neutralised=faces[1],
     )
 
 
-def picture(prediction: Prediction):
-    """The registered face beside its neutralised version, and the six probabilities."""
-    figure, (axes,) = sheet(1, 3, (10, 4))
-    for axis, face, title in (
-        (axes[0], prediction.registered, "registered"),
-        (axes[1], prediction.neutralised, "neutralised"),
-    ):
-        draw_cloud(axis, face)
-        axis.set_title(title, fontsize=10)
-    bar = figure.colorbar(axes[0].collections[0], ax=axes[:2], shrink=0.6, pad=0.01)
-    bar.set_label("depth, mm")
-    names, values = (
-        list(prediction.probabilities),
-        [100 * value for value in prediction.probabilities.values()],
-    )
-    axes[2].barh(names, values, color=[COLOURS[name] for name in names])
+@look()
+def picture(prediction: Prediction) -> Figure:
+    """Return a figure of the registered face, its neutralised version, and the probabilities."""
+    figure, (axes,) = sheet(1, 3, (10, 4.4))
+    faces = {"registered": prediction.registered, "neutralised": prediction.neutralised}
+    for panel, (title, face) in zip(axes, faces.items()):
+        draw_face(panel, surface(face))
+        panel.set_title(title, size=NORMAL)
+    scale_bar(axes[0])
+    names = list(prediction.probabilities)
+    percents = [100 * value for value in prediction.probabilities.values()]
+    axes[2].barh(names, percents, color=[COLOURS[name] for name in names])
     axes[2].set(xlim=(0, 100), xlabel="probability, %")
     axes[2].invert_yaxis()
-    figure.suptitle(
-        f"{prediction.source}\nas a model trained on synthetic faces sees it", fontsize=9
-    )
+    seen = "as a model trained on synthetic faces sees it"
+    figure.suptitle(f"{literal(prediction.source)}\n{seen}", size=NORMAL)
     return figure
+
+
+def _digest(path: Path, up: str) -> str:
+    """Return eight characters that no other scan's picture has."""
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(os.fsencode(path.absolute()) + up.encode())
+    return digest.hexdigest()[:8]

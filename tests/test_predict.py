@@ -1,8 +1,12 @@
-"""The trained model in few bytes, and what `drfer predict` says of scans in all formats, and of what is no face."""
+"""The trained model in few bytes, and what `drfer predict` says of scans, and of what is none."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import licensed
 import numpy as np
@@ -13,95 +17,137 @@ from driver import TINY
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_preprocessing import no_faces
 
+import drfer
 from drfer import predict
 from drfer.cli import main
 from drfer.common.errors import DrferError, ScanFormatError
 from drfer.datasets.scan import EXPRESSIONS
-from drfer.evaluation.experiment import PRESETS
+from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.store import Store
 from drfer.models import shipped
+from drfer.training.data import FoldData
+from tools import make_shipped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def model_file(database, faces, tmp_path_factory):
+def model_file(faces, tmp_path_factory):
     """A tiny model, trained on everyone, as the kit's own is made."""
     folder = tmp_path_factory.mktemp("shipped")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "classroom", TINY)
-        shipped.make(
-            database, faces, Store(folder / "store"), {"0": 50.0}, folder / "shipped.safetensors"
-        )
-    return folder / "shipped.safetensors"
+    store, path = Store(folder / "store"), folder / "shipped.safetensors"
+    make_shipped.make(TINY, faces, store, {"0": 50.0}, path)
+    return path
 
 
 @pytest.fixture
 def tiny(model_file, monkeypatch):
-    monkeypatch.setitem(PRESETS, "classroom", TINY)
     monkeypatch.setattr(shipped, "PATH", model_file)
     return model_file
 
 
 def test_a_file_says_who_was_trained_on_and_how_well_others_were_recognised(tiny, faces):
-    model, card = shipped.load()
+    model, card = shipped.load_model()
     assert not model.training
-    assert card["training subjects"] == faces.subjects and card["training scans"] == len(
-        faces
-    ) - len(faces.subjects)
-    assert (
-        card["data hash"] == faces.hash
-        and card["loss of the last epoch"].keys() == TINY.trainings.keys()
-    )
+    assert card["training subjects"] == faces.subjects
+    assert card["training scans"] == len(faces) - len(faces.subjects)
+    assert card["data hash"] == faces.hash and card["preset"] == TINY.name
+    assert card["loss of the last epoch"].keys() >= {"i-expression", "i-fusion", "iii"}
+    assert {"0": 50.0} in card.values()
     assert {"torch", "machine", "date"} <= card["provenance"].keys()
 
 
-def test_a_checkout_may_have_no_model(tmp_path):
-    assert shipped.load(tmp_path / "none.safetensors") is None
+def test_a_shipped_file_can_be_read_by_others(tiny):
+    assert tiny.stat().st_mode & 0o777 == 0o644
 
 
-def test_weights_of_another_version_are_refused(tiny, tmp_path):
-    with safe_open(tiny, "pt") as stored:
-        card, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}
-    name = next(name for name in tensors if name.startswith("fusion"))
-    tensors["renamed"] = tensors.pop(name)
-    save_file(tensors, tmp_path / "other.safetensors", card)
-    with pytest.raises(DrferError, match=f"not of this version's model: {name}, renamed"):
-        shipped.load(tmp_path / "other.safetensors")
+def changed(path, target, change):
+    """A copy of a model's file with its tensors and card changed."""
+    with safe_open(path, "pt") as stored:
+        metadata, names = dict(stored.metadata()), list(stored.keys())
+        tensors = {name: stored.get_tensor(name) for name in names}
+    change(tensors, metadata)
+    save_file(tensors, target, metadata)
+    return target
 
 
-def test_few_bytes_say_nearly_the_same(tiny, faces, database):
-    everyone = shipped.Everyone(replace(TINY, protocol=replace(TINY.protocol, folds=1)), 0)
-    data = shipped.FoldData(faces, [], TINY.sizes.points)
-    whole = shipped.assemble(everyone, ("iii",), faces, data, Store(tiny.parent / "store")).eval()
-    small, _ = shipped.load()
+BIAS = "expression.classifier.0.bias"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, _: tensors.update(renamed=tensors.pop(BIAS)),
+        lambda tensors, _: tensors.pop(BIAS),
+        lambda tensors, _: tensors.update({BIAS: tensors[BIAS][1:].clone()}),
+        lambda tensors, _: tensors.update(extra=torch.zeros(2)),
+    ],
+    ids=["renamed", "missing", "another shape", "one more"],
+)
+def test_weights_of_another_version_are_refused(tiny, tmp_path, change):
+    other = changed(tiny, tmp_path / "other.safetensors", change)
+    with pytest.raises(DrferError, match="does not hold the weights of this version's model"):
+        shipped.load_model(other)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "no card", "a text", "a folder", "not there"])
+def test_a_damaged_file_is_one_sentence(tiny, tmp_path, damage):
+    path = tmp_path / "damaged.safetensors"
+    if damage == "cut off":
+        path.write_bytes(tiny.read_bytes()[:-100])
+    elif damage == "no card":
+        changed(tiny, path, lambda _, metadata: metadata.pop("card"))
+    elif damage == "a text":
+        path.write_text("no weights")
+    elif damage == "a folder":
+        path.mkdir()
+    with pytest.raises(DrferError) as refused:
+        shipped.load_model(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_few_bytes_say_nearly_the_same(tiny, faces):
+    store = Store(tiny.parent / "store")
+    whole = Experiment(make_shipped.Everyone(TINY, 0), faces, store).model("iii").eval()
+    small, _ = shipped.load_model()
+    data = FoldData(faces, faces.subjects, [], TINY.sizes.points)
     clouds = data.clouds[data.train]
     with torch.no_grad():
         theirs, ours = whole.disentangle(clouds), small.disentangle(clouds)
         logits = [
             model.expression.classifier(model.expression.encode(clouds)) for model in (whole, small)
         ]
-    for name in ("expression_face", "identity_face"):
+    for name in ("expression_face", "identity_face", "fused_face"):
         assert (getattr(ours, name) - getattr(theirs, name)).abs().max() * 120 < 1, "mm"
     assert (logits[0] - logits[1]).abs().max() < 0.05
     assert tiny.stat().st_size < sum(4 * tensor.numel() for tensor in whole.state_dict().values())
 
 
-def test_the_kits_own_model_fits_into_a_repository_and_loads():
-    if not shipped.PATH.exists():
-        pytest.fail("this checkout has no trained model: python -m drfer.shipped makes it")
+def test_the_kits_own_model_fits_into_a_repository_and_knows_the_people_it_was_trained_on(faces):
     assert shipped.PATH.stat().st_size <= 10e6
-    model, card = shipped.load()
+    model, card = drfer.load_model()
     assert len(card["training subjects"]) == 100 and model.fusion.skips
+    data = FoldData(faces, faces.subjects, [], 1024)
+    with torch.no_grad():
+        logits = model.expression.classifier(model.expression.encode(data.clouds[data.train]))
+    right = logits.argmax(dim=1) == data.labels[data.train]
+    assert right.float().mean() > 0.95
 
 
 @pytest.fixture(scope="module")
 def scan(database):
     return database.load(
-        next(key for key in database.keys() if key.expression == "surprise" and key.level == 4)
+        next(key for key in database.keys() if (key.expression, key.intensity) == ("surprise", 4))
     )
+
+
+@pytest.fixture(scope="module")
+def face(scan, tmp_path_factory):
+    """The scan as a file."""
+    path = tmp_path_factory.mktemp("scan") / "face.ply"
+    trimesh.Trimesh(scan.points, scan.triangles, process=False).export(path)
+    return path
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "stl", "wrl"])
@@ -111,77 +157,148 @@ def test_formats_give_the_same_answer(tiny, scan, tmp_path, kind):
         path.write_text(licensed.vrml(scan.points, scan.triangles))
     else:
         trimesh.Trimesh(scan.points, scan.triangles, process=False).export(path)
-    model, _ = shipped.load()
+    model, _ = shipped.load_model()
     found, expected = predict.predict(model, predict.read_scan(path)), predict.predict(model, scan)
-    assert found.probabilities.keys() == set(EXPRESSIONS) and sum(
-        found.probabilities.values()
-    ) == pytest.approx(1)
-    assert list(found.probabilities.values()) == pytest.approx(
-        list(expected.probabilities.values()), abs=0.05
-    )
+    assert tuple(found.probabilities) == EXPRESSIONS
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+    probabilities = list(expected.probabilities.values())
+    assert list(found.probabilities.values()) == pytest.approx(probabilities, abs=0.05)
     assert np.linalg.norm(found.registered.mean(axis=0) - expected.registered.mean(axis=0)) < 1
 
 
 @pytest.mark.parametrize("degrees", [-30, 30])
 def test_a_turned_head_is_turned_back(tiny, scan, degrees):
-    model, _ = shipped.load()
-    turned = trimesh.transformations.rotation_matrix(np.radians(degrees), [0, 1, 0])[:3, :3]
-    found = predict.predict(
-        model, replace(scan, points=(scan.points @ turned.T + [50, 0, 9]).astype(np.float32))
-    )
-    expected = predict.predict(model, scan)
+    model, _ = shipped.load_model()
+    turn = trimesh.transformations.rotation_matrix(np.radians(degrees), [0, 1, 0])[:3, :3]
+    turned = replace(scan, points=(scan.points @ turn.T + [50, 0, 9]).astype(np.float32))
+    found, expected = predict.predict(model, turned), predict.predict(model, scan)
     assert not found.doubtful
     assert np.abs(found.registered.mean(axis=0) - expected.registered.mean(axis=0)).max() < 1, "mm"
 
 
-@pytest.mark.parametrize("what", no_faces())
-def test_what_is_no_face_is_refused(tiny, tmp_path, what):
-    no_faces()[what].export(tmp_path / "thing.ply")
+def test_what_is_no_face_is_refused(tiny, tmp_path):
+    trimesh.creation.icosphere(4, 90).export(tmp_path / "ball.ply")
     with pytest.raises(ScanFormatError, match="does not register as a face"):
-        predict.predict(shipped.load()[0], predict.read_scan(tmp_path / "thing.ply"))
+        predict.predict(shipped.load_model()[0], predict.read_scan(tmp_path / "ball.ply"))
 
 
-def test_an_empty_mesh_and_a_strange_file_are_refused(tmp_path):
+def test_what_is_no_scan_is_refused(tmp_path):
     (tmp_path / "empty.obj").write_text("# nothing\n")
-    with pytest.raises(ScanFormatError, match="empty.obj"):
-        predict.read_scan(tmp_path / "empty.obj")
-    with pytest.raises(DrferError, match="no format that is read here"):
-        predict.read_scan(tmp_path / "photo.jpg")
-    with pytest.raises(ScanFormatError, match="cannot be read"):
-        predict.read_scan(tmp_path / "missing.wrl")
+    (tmp_path / "folder.obj").mkdir()
+    os.mkfifo(tmp_path / "pipe.obj")
+    for name, sentence in {
+        "empty.obj": "empty.obj",
+        "photo.jpg": "no format that is read here",
+        "missing.wrl": "cannot be read",
+        "folder.obj": "not a file that could hold a scan",
+        "pipe.obj": "not a file that could hold a scan",  # whose reader would wait for ever
+    }.items():
+        with pytest.raises(DrferError, match=sentence):
+            predict.read_scan(tmp_path / name)
 
 
-def test_the_command_prints_six_probabilities_and_draws_each_face_and_goes_on_after_a_refusal(
-    tiny, scan, tmp_path, monkeypatch, capsys
-):
-    face, ball = tmp_path / "face.ply", tmp_path / "ball.ply"
-    trimesh.Trimesh(scan.points, scan.triangles, process=False).export(face)
-    trimesh.creation.icosphere(4, 90).export(ball)
-    for flags in ([], ["--json"]):
-        arguments = [
-            "drfer",
-            "predict",
-            str(ball),
-            str(face),
-            "--out",
-            str(tmp_path / "drawn"),
-            *flags,
-        ]
-        monkeypatch.setattr(sys, "argv", arguments)
-        with pytest.raises(SystemExit) as stop:
+@pytest.fixture
+def command(tiny, monkeypatch, capsys):
+    """`drfer predict` in this process: its exit code, and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["drfer", "predict", *map(str, arguments)])
+        try:
             main()
-        assert stop.value.code == 2
-        said = capsys.readouterr().out
-        if flags:
-            refused, found = map(json.loads, said.splitlines())
-            assert "does not register" in refused["refused"] and found[
-                "probabilities"
-            ].keys() == set(EXPRESSIONS)
-        else:
-            assert f"{ball}: refused" in said and all(f"  {name}" in said for name in EXPRESSIONS)
-    picture = np.asarray(Image.open(tmp_path / "drawn" / "02-face.png").convert("RGB"))
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def test_the_command_prints_probabilities_and_draws_each_face(command, face, tmp_path):
+    code, said = command(face, "--out", tmp_path / "drawn")
+    assert code == 0 and all(f"  {name}" in said for name in EXPRESSIONS)
+    [drawn] = (tmp_path / "drawn").iterdir()
+    assert f"picture: {drawn}" in said
+    picture = np.asarray(Image.open(drawn).convert("RGB"))
     assert picture.shape[0] > 200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
+def test_one_refused_scan_is_said_and_the_others_are_answered(command, face, tmp_path):
+    ball = tmp_path / "ball.ply"
+    trimesh.creation.icosphere(4, 90).export(ball)
+    code, said = command(ball, face, "--out", tmp_path / "drawn", "--json")
+    refused, found = map(json.loads, said.splitlines())
+    assert code == 2 and "does not register" in refused["refused"]
+    assert found["probabilities"].keys() == set(EXPRESSIONS) and Path(found["picture"]).exists()
+
+
+def test_one_scan_that_crashes_the_registration_does_not_end_the_others(
+    command, face, tmp_path, monkeypatch
+):
+    preprocess = predict.preprocess_scan
+
+    def fragile(scan, settings):
+        if scan.source.endswith("bad.ply"):
+            raise ValueError("array must not contain infs\nor NaNs")
+        return preprocess(scan, settings)
+
+    monkeypatch.setattr(predict, "preprocess_scan", fragile)
+    bad = Path(shutil.copy(face, tmp_path / "bad.ply"))
+    code, said = command(face, bad, face, "--out", tmp_path / "drawn", "--json")
+    first, refused, last = map(json.loads, said.splitlines())
+    assert code == 2 and first == last and "probabilities" in first
+    assert "bad.ply" in refused["refused"] and "array must not contain infs" in refused["refused"]
+
+
+def test_no_picture_is_drawn_over_another_scans(command, face, scan, tmp_path):
+    """Two files of one name have a picture each; the same file again has the same picture."""
+    drawn = tmp_path / "drawn"
+    other = tmp_path / "other" / "face.ply"
+    other.parent.mkdir()
+    shutil.copy(face, other)
+    command(face, "--out", drawn)
+    [first] = drawn.iterdir()
+    before = first.read_bytes()
+    command(other, "--out", drawn)
+    assert first.read_bytes() == before and len(list(drawn.iterdir())) == 2
+    command(face, other, "--out", drawn)
+    assert len(list(drawn.iterdir())) == 2
+    trimesh.Trimesh(scan.points + 1, scan.triangles, process=False).export(other)
+    command(other, "--out", drawn)
+    assert len(list(drawn.iterdir())) == 3 and first.read_bytes() == before
+
+
+def test_an_answer_is_given_though_its_picture_cannot_be_written(command, face, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, said = command(face, face, "--out", tmp_path / "file")
+    assert code == 2 and said.count("surprise") == 2 and said.count("picture: cannot write") == 2
+
+
+def test_nothing_to_predict_and_a_strange_axis_are_one_sentence(tiny, tmp_path):
+    for paths, up, sentence in (((), "y", "at least one scan"), ((tmp_path,), "w", "no axis 'w'")):
+        with pytest.raises(DrferError, match=sentence):
+            next(predict.answers(shipped.load_model()[0], paths, up, tmp_path))
+
+
+ODD_NAMES = [rb"$\frac$.ply", rb"**.ply", b"f\xe9e.ply", "面部.ply".encode(), b"a" * 250 + b".ply"]
+
+
+def test_any_file_name_can_be_printed_and_drawn(tiny, face, tmp_path):
+    """Mathematics, a pattern, no UTF-8, glyphs that the font lacks, and the longest; in ASCII."""
+    for name in ODD_NAMES:
+        shutil.copyfile(face, os.path.join(os.fsencode(tmp_path), name))
+    script = "from drfer.models import shipped; from drfer import cli; from pathlib import Path\n"
+    script += f"shipped.PATH = Path({str(tiny)!r}); cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "predict", *ODD_NAMES, "--out", "drawn"],
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0 and done.stderr == b"", done.stderr.decode()
+    assert done.stdout.count(b"picture: drawn/") == len(ODD_NAMES)
+    assert len(list((tmp_path / "drawn").iterdir())) == len(ODD_NAMES)
+
+
 def test_pictures_say_which_scan(tiny, scan):
-    assert scan.source in predict.picture(predict.predict(shipped.load()[0], scan)).get_suptitle()
+    figure = predict.picture(predict.predict(shipped.load_model()[0], scan))
+    assert scan.source[-50:] in figure.get_suptitle()

@@ -1,18 +1,16 @@
-"""For those who write the notebooks or teach with them.
+"""What a notebook of the course keeps when it is saved: `make notebooks` runs all of them with this clean-up.
 
-python -m drfer.notebooks run notebooks/01_*.ipynb     # executes in place, and keeps what a reader can see
-python -m drfer.notebooks student notebooks student    # copies without solutions and outputs (`make student`)
+`jupyter nbconvert` runs the notebooks and makes the students' copies; only what is particular to this course is here.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
-import nbformat
+from nbconvert.preprocessors import Preprocessor
+from nbformat import NotebookNode
 
-from drfer.common.files import written_whole
+import drfer
 from drfer.datasets.anny3dfe import database as anny3dfe
 from drfer.preprocessing import faceset as preprocessing
 
@@ -20,61 +18,29 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def made_with() -> dict[str, str]:
-    """The versions that outputs depend on; a notebook keeps those that it was run with."""
+    """Returns the versions that outputs depend on; each notebook's metadata keeps those that it was run with."""
     faces = {"anny3dfe": anny3dfe.VERSION, "preprocessing": str(preprocessing.VERSION)}
-    packages = ("drfer", "torch", "numpy", "scikit-learn")
-    return faces | {
-        package: version(package).split("+")[0] for package in packages
-    }  # torch 2.13.0+cpu is torch 2.13.0
+    # "2.13.0+cpu" is another build of the same torch
+    packages = {name: version(name).split("+")[0] for name in ("torch", "numpy", "scikit-learn")}
+    return faces | {"drfer": drfer.__version__} | packages
 
 
-def is_solution(cell) -> bool:
-    """Whether a cell bears the tag "solution"."""
-    return "solution" in cell.metadata.get("tags", [])
+class ForReaders(Preprocessor):
+    """Keeps what a reader can see: the still of a live picture, not the widget that needs a running kernel."""
 
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        """Takes widget views and times of execution out of a notebook that was just run, and notes the versions.
 
-def student_copy(notebook):
-    """The notebook without its solutions and without outputs."""
-    copy = nbformat.from_dict(notebook)
-    copy.cells = [cell for cell in copy.cells if not is_solution(cell)]
-    for cell in copy.cells:
-        if cell.cell_type == "code":
-            cell.update(outputs=[], execution_count=None)
-    return copy
+        Args:
+            nb: the notebook, changed in place.
+            resources: what nbconvert knows of the file, handed on as it is.
 
-
-def run(path: Path) -> None:
-    """Execute a notebook in place. Of live pictures the stills stay: a widget's view shows nothing without its kernel."""
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook, store_widget_state=False, resources={"metadata": {"path": path.parent}}
-    ).execute()
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # when it ran
-        for output in cell.get("outputs", []):
-            output.get("data", {}).pop(WIDGET, None)
-    notebook.metadata["drfer"] = made_with()
-    _write(notebook, path)
-
-
-def _write(notebook, path: Path) -> None:
-    with written_whole(path) as target:
-        nbformat.write(notebook, target)
-
-
-def main(command: str, *arguments: str) -> None:
-    if command == "run":
-        for path in arguments:
-            run(Path(path))
-    elif command == "student":
-        source, target = map(Path, arguments)
-        for path in sorted(source.glob("*.ipynb")):
-            _write(student_copy(nbformat.read(path, as_version=4)), target / path.name)
-    else:
-        sys.exit(__doc__)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        Returns:
+            Both, as nbconvert wants it.
+        """
+        for cell in nb.cells:
+            cell.metadata.pop("execution", None)
+            for output in cell.get("outputs", []):
+                output.get("data", {}).pop(WIDGET, None)
+        nb.metadata["drfer"] = made_with()
+        return nb, resources

@@ -1,4 +1,4 @@
-"""The check cells of the notebooks: right, or what is off."""
+"""The check cells of the notebooks: they print "right", or what is off about an answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ RIGHT, NOT_DONE = "right.", "not done yet."
 def check(
     exercise: int, answer, right, on: tuple = (), tolerance: float = 1e-4, hint: str = ""
 ) -> None:
-    """Print whether an exercise is solved, and else what is off and a hint.
+    """Print whether an exercise is solved, and else what is off.
 
-    answer, right: a number, a name, an array or tensor, or, with the arguments `on`, functions that give one. An answer
-    (or what the function returns) of None is not done yet. tolerance: of numbers, relative to the largest one.
+    Args:
+        exercise: its number in the notebook.
+        answer: the student's number, name, array or tensor, or a function that gives one. None, or
+            a function that returns None, counts as not done yet.
+        right: the right answer, or a function that gives it.
+        on: the arguments of both functions.
+        tolerance: how far numbers may be off, relative to the largest right one.
+        hint: what is printed after a wrong answer.
     """
     verdict = _verdict(answer, right, on, tolerance)
-    hint = "" if verdict in (RIGHT, NOT_DONE) else f" Hint: {hint}" * bool(hint)
-    print(f"Exercise {exercise}: {verdict}{hint}")
+    is_wrong = verdict not in (RIGHT, NOT_DONE)
+    help_on = f" Hint: {hint}" if hint and is_wrong else ""
+    print(f"Exercise {exercise}: {verdict}{help_on}")
 
 
 def _verdict(answer, right, on: tuple, tolerance: float) -> str:

@@ -1,27 +1,31 @@
-"""The small training of notebooks 03 to 05, and the model of notebook 09: the kit's own or, without it, that small one."""
+"""The small training of notebooks 03 to 05 and 09, and the model that notebook 09 looks into."""
 
-from dataclasses import replace
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 from drfer.common.files import cache_folder
-from drfer.datasets.anny3dfe.database import Anny3DFE
-from drfer.evaluation.experiment import PRESETS, Run, assemble, run_stage
-from drfer.evaluation.plan import prepare_faces
+from drfer.datasets import Dataset
+from drfer.datasets.anny3dfe import Anny3DFE
+from drfer.evaluation.experiment import Experiment, Run, prepare_faces
+from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.store import Store
-from drfer.models import shipped
+from drfer.models.drfer import DrFER
 from drfer.models.pointnet2 import EncoderSizes, SetAbstractionSizes
-from drfer.training.stages import Augmentation, Training
+from drfer.models.shipped import load_model
+from drfer.preprocessing.faceset import FaceSet
+from drfer.training.data import Augmentation
+from drfer.training.stages import Schedule
 
-LEVELS = (
-    SetAbstractionSizes(128, 0.2, 16, (32, 32, 64)),
-    SetAbstractionSizes(32, 0.4, 16, (64, 64, 128)),
+SMOKE = PRESETS["smoke"]
+ENCODER = EncoderSizes(
+    levels=(
+        SetAbstractionSizes(centroids=128, radius=0.2, neighbours=16, widths=(32, 32, 64)),
+        SetAbstractionSizes(centroids=32, radius=0.4, neighbours=16, widths=(64, 64, 128)),
+    ),
+    global_widths=(128, 256),
 )
-SIZES = dict(
-    points=512,
-    encoder=EncoderSizes(LEVELS, (128, 256)),
-    decoder_widths=(256, 512),
-    classifier_dropout=0.2,
-)
-STEPS = {
+LENGTHS = {
     "i-expression": (60, 2e-3),
     "i-identity": (30, 2e-3),
     "i-fusion": (45, 2e-3),
@@ -29,44 +33,62 @@ STEPS = {
     "ii-identity": (25, 1e-3),
     "iii": (6, 1e-4),
 }
-"""epochs and rates: above the paper's, because there is time for few steps"""
-MILD = {
-    name: Training(*steps, 16, 0.1, augmentation=Augmentation(0.0, (0.9, 1.1)))
-    for name, steps in STEPS.items()
-}
+"""Epochs and learning rates by stage. The rates are above the paper's, for there is time for few
+steps only."""
 SMALL = replace(
-    PRESETS["smoke"], name="small", sizes=replace(PRESETS["smoke"].sizes, **SIZES), trainings=MILD
-)
-
-
-def small_run(database):
-    """Run, faces and store of a run on 12 subjects: in the user's cache folder, or trained in a minute on two cores."""
-    run, faces, store = (
-        Run(SMALL, fold=0),
-        prepare_faces(database, SMALL),
-        Store(cache_folder() / "course"),
-    )
-    run_stage(run, "iii", faces, run.data(faces), store)
-    return run, faces, store
-
-
-def trained_model():
-    """A model after all stages, a database with its preprocessed faces, those of its subjects that the model never saw
-    and that are mixed, and where the model is from, in words."""
-    if loaded := shipped.load():
-        database = Anny3DFE(
-            SMALL.dataset_subjects, seed=1
-        )  # another population: the model knows all of the first
-        faces = prepare_faces(database, SMALL)
-        return (
-            loaded[0],
-            database,
-            faces,
-            Run(SMALL, 0).test_subjects(faces),
-            "loaded: the kit's trained model",
+    SMOKE,
+    name="small",
+    sizes=replace(
+        SMOKE.sizes,
+        points=512,
+        encoder=ENCODER,
+        decoder_widths=(256, 512),
+        classifier_dropout=0.2,
+    ),
+    schedules={
+        stage: Schedule(
+            learning_rate=rate,
+            batch_size=16,
+            final_rate=0.1,
+            epochs=epochs,
+            augmentation=Augmentation(largest_dropout=0.0, scale=(0.9, 1.1)),
         )
-    database = Anny3DFE(SMALL.dataset_subjects)
-    run, faces, store = small_run(database)
-    model = assemble(run, ("iii",), faces, run.data(faces), store).eval()
-    origin = "trained here: a small model, since none comes with the kit"
-    return model, database, faces, run.test_subjects(faces), origin
+        for stage, (epochs, rate) in LENGTHS.items()
+    },
+)
+"""The preset of the course: 12 subjects, and a minute for all stages on two cores."""
+
+
+def small_experiment(database: Dataset) -> Experiment:
+    """Return the course's experiment, whose results lie in the user's cache folder.
+
+    Each stage is trained when it is first asked for: `small_experiment(database).model("iii")`.
+
+    Args:
+        database: the open faces of 12 subjects.
+    """
+    faces = prepare_faces(database, SMALL)
+    return Experiment(Run(SMALL, fold=0), faces, Store(cache_folder() / "course"))
+
+
+@dataclass(frozen=True, eq=False)
+class Strangers:
+    """The kit's trained model, and faces of people whom it never saw."""
+
+    model: DrFER
+    """In evaluation."""
+    database: Dataset
+    """Where the faces are from."""
+    faces: FaceSet
+    """Preprocessed scans."""
+    subjects: list[str]
+    """A quarter of the subjects, as many as a fold tests."""
+
+
+def strangers() -> Strangers:
+    """Return the kit's trained model before another population: it knows everyone of the first."""
+    model, _ = load_model()
+    database = Anny3DFE(SMALL.dataset_subjects, seed=1)
+    faces = prepare_faces(database, SMALL)
+    _, subjects = Run(SMALL, fold=0).split(faces)
+    return Strangers(model, database, faces, subjects)
