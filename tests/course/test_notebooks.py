@@ -1,9 +1,14 @@
-"""What every notebook of the course keeps to. That its outputs are true, `pytest --nbval notebooks` finds out."""
+"""What every notebook of the course keeps to.
+
+That its outputs are true, `pytest --nbval notebooks` finds out.
+"""
 
 import ast
 import copy
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -30,6 +35,10 @@ DEFINED = {
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_solution(cell):
+    return "solution" in cell.metadata.get("tags", [])
 
 
 def is_compared(cell):
@@ -162,7 +171,7 @@ SPOILS = {
         for output in other.outputs
     ],
     "exercise 1 has no right solution": lambda notebook, cell: [
-        other.outputs.clear() for other in code_cells(notebook) if notebooks.is_solution(other)
+        other.outputs.clear() for other in code_cells(notebook) if is_solution(other)
     ],
 }
 
@@ -173,27 +182,48 @@ def test_each_rule_refuses_a_notebook_that_breaks_it(notebook, reason):
     assert any(problem.startswith(reason) for problem in spoil(SPOILS[reason])(notebook))
 
 
-def test_student_copies_have_no_solutions_and_no_outputs(tmp_path):
-    notebooks.main("student", str(ROOT / "notebooks"), str(tmp_path))
-    assert [path.name for path in sorted(tmp_path.glob("*.ipynb"))] == [
-        path.name for path in NOTEBOOKS
-    ]
-    for original, path in zip(NOTEBOOKS, sorted(tmp_path.glob("*.ipynb"))):
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder in which `make` finds all that it needs, and no notebooks yet."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def make(target, checkout):
+    """Run a target of the Makefile with this environment, as if the one of the checkout were ready."""
+    ready = [f"--assume-old=.venv/{name}" for name in ("ready", "ready-lab", "ready-cluster")]
+    command = ["make", target, f"BIN={Path(sys.executable).parent}", *ready]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_student_copies_have_no_solutions_and_no_outputs(checkout):
+    (checkout / "notebooks").symlink_to(ROOT / "notebooks")
+    make("student", checkout)
+    copies = sorted((checkout / "student").glob("*.ipynb"))
+    assert [path.name for path in copies] == [path.name for path in NOTEBOOKS]
+    for original, path in zip(NOTEBOOKS, copies):
         student, full = (nbformat.read(str(file), as_version=4) for file in (path, original))
         nbformat.validate(student)
         assert "Solutions" not in {cell.source.removeprefix("## ") for cell in student.cells}
         assert not any(cell.outputs or cell.execution_count for cell in code_cells(student))
-        kept = [cell.source for cell in full.cells if not notebooks.is_solution(cell)]
+        kept = [cell.source for cell in full.cells if not is_solution(cell)]
         assert [cell.source for cell in student.cells] == kept and len(kept) < len(full.cells)
 
 
-def test_a_notebook_is_run_in_place_and_what_no_reader_sees_is_left_out(tmp_path):
-    path = tmp_path / "small.ipynb"
-    source = "from drfer.show import Layer, show\nimport numpy as np\nshow({'a': [Layer(np.eye(3))]})\nprint(1 + 1)"
+def test_a_notebook_is_run_in_place_and_what_no_reader_sees_is_left_out(checkout):
+    path = checkout / "notebooks" / "small.ipynb"
+    path.parent.mkdir()
+    source = (
+        "from drfer.figures.notebook import Layer, show\nimport numpy as np\n"
+        "show({'a': [Layer(np.eye(3))]})\nprint(1 + 1)"
+    )
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), str(path))
-    notebooks.run(path)
+    make("notebooks", checkout)
     saved = nbformat.read(str(path), as_version=4)
     assert saved.metadata["drfer"] == notebooks.made_with() and "widgets" not in saved.metadata
+    assert "execution" not in saved.cells[0].metadata
     live, picture, printed = saved.cells[0].outputs
     assert printed.text == "2\n" and "image/png" in picture.data
     assert list(live.data) == ["text/plain"]
