@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from driver import TINY, tiny_request
+from driver import tiny_request
 
 from drfer.datasets.anny3dfe.database import Anny3DFE
+from drfer.evaluation.collect import collect
 from drfer.evaluation.engine import run_here
-from drfer.evaluation.experiment import PRESETS
-from drfer.evaluation.plan import Bench, Job, Source, collect, plan
+from drfer.evaluation.plan import Job, Request, plan
+from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
+from drfer.evaluation.result import Result
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import preprocess
 
@@ -22,6 +24,8 @@ def cache(tmp_path_factory):
     """The cache folder of this test run: nothing of the user's is read or written."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["DRFER_CACHE"] = str(folder)
+    # but for the tables of the head model, which take a minute and 3.4 GB of memory to make
+    os.environ.setdefault("ANNY_CACHE_DIR", str(Path.home() / ".cache" / "anny"))
     return folder
 
 
@@ -40,7 +44,7 @@ def faces(database):
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """For batches this small a second thread is no faster, and much slower where the machine has other work."""
+    """For batches this small a second thread saves nothing, and costs much on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,20 +53,22 @@ def one_thread():
 
 @dataclass(frozen=True)
 class Finished:
-    """A tiny evaluation, done in one process in one go."""
+    """A tiny evaluation, done in this process in one go."""
 
-    bench: Bench
+    request: Request
     jobs: dict[str, Job]
+    store: Store
     folder: Path
-    result: dict
+    result: Result
 
 
 @pytest.fixture(scope="session")
 def finished(faces, tmp_path_factory):
-    folder, threads = tmp_path_factory.mktemp("finished"), torch.get_num_threads()
+    folder = tmp_path_factory.mktemp("finished")
+    request, store = tiny_request(), Store(folder / "store")
+    jobs = plan(request, faces, store)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    bench, request = Bench(Source(), TINY, Store(folder / "store")), tiny_request()
-    jobs = plan(request, faces)
-    assert run_here(jobs, bench) == []
+    assert run_here(jobs, faces, store) == []
     torch.set_num_threads(threads)
-    return Finished(bench, jobs, folder, collect(request, Source(), faces, bench.store, folder))
+    return Finished(request, jobs, store, folder, collect(request, faces, store, folder))

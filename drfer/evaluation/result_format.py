@@ -63,6 +63,9 @@ def parse_result(text: str) -> tuple[dict, dict[str, dict]]:
         _require(isinstance(entry["result"], str), "an entry names no result")
         _check_of(entry["kind"])(entry, len(heading["poses"]))
     _require(len(set(map(position_of, entries.values()))) == len(entries), "entries repeat")
+    curves = [entry for entry in entries.values() if entry["kind"] == "curves"]
+    terms = {(entry["stage"], tuple(sorted(entry["curves"][0]))) for entry in curves}
+    _require(len(terms) == len({stage for stage, _ in terms}), "a stage has other terms in a fold")
     return heading, entries
 
 
@@ -98,7 +101,8 @@ def parse_samples(content: bytes, poses: int) -> dict[str, np.ndarray]:
     present = [group for group in SAMPLE_GROUPS if not samples.keys().isdisjoint(group)]
     _require(samples.keys() == {name for group in present for name in group}, "arrays are missing")
     for name, array in samples.items():
-        _require(array.dtype.kind in "fiu" and _all_finite(array), f"{name!r} is not all numbers")
+        _require(array.dtype.kind in "fiu" and array.size > 0, f"{name!r} holds no numbers")
+        _require(np.isfinite(array).all(), f"{name!r} holds something that is no finite number")
     if "manifold features" in samples:
         _check_manifold(samples)
     if "posed clouds" in samples:
@@ -167,6 +171,7 @@ def _check_features(entry: dict, poses: int) -> None:
 def _check_curves(entry: dict, poses: int) -> None:
     _require(entry["stage"] in STAGES and isinstance(entry["title"], str), "no stage")
     _require(isinstance(entry["curves"], list) and len(entry["curves"]) > 0, "no curves")
+    _require(len(entry["curves"][0]) > 0, "no loss terms")
     for epoch in entry["curves"]:
         _require(epoch.keys() == entry["curves"][0].keys(), "an epoch lacks a loss term")
         _require(all(map(_is_number, epoch.values())), "a loss is no number")
@@ -211,6 +216,9 @@ def _check_manifold(samples: dict[str, np.ndarray]) -> None:
     expression = samples["manifold expression"]
     in_range = (expression >= -1) & (expression < len(EXPRESSIONS))
     _require(in_range.all(), "the manifold has an unknown expression")
+    subject = samples["manifold subject"]
+    neutral = set(subject[expression == -1].tolist())
+    _require(neutral == set(subject.tolist()), "a subject has no neutral scan")
 
 
 def _check_sample_faces(samples: dict[str, np.ndarray]) -> None:
@@ -231,10 +239,6 @@ def _check_texts(texts, otherwise: str) -> None:
 def _check_labels(labels) -> None:
     _require(isinstance(labels, list), "labels are missing")
     _require(all(_is_count(label) and label < len(EXPRESSIONS) for label in labels), "no label")
-
-
-def _all_finite(array: np.ndarray) -> bool:
-    return bool(np.isfinite(array).all())
 
 
 def _is_count(value) -> bool:

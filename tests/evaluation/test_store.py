@@ -1,88 +1,29 @@
-"""The store keeps results whole, survives kill -9, and resumes to the very same weights."""
+"""The store keeps results whole, notices damage, and says in one sentence what it cannot do."""
 
-import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from drfer.common.errors import DrferError
-from drfer.common.files import read_arrays, written_whole
-from drfer.evaluation.experiment import PARENTS, PRESETS, Run, assemble, run_fold
+from drfer.common.errors import DamagedCacheError, DrferError
+from drfer.common.files import CacheFile, written_whole
 from drfer.evaluation.store import Store
 
-STAGES = tuple(PRESETS["smoke"].trainings)
-CHILD = """
+NAME = "stage-1"
+HOLDER = """
 import sys
 from pathlib import Path
-from drfer import experiment, store
-from drfer.datasets import open_dataset
-from drfer.evaluation import prepare_faces
-experiment.CHECKPOINT_SECONDS = 0
-original = store.Store.save_checkpoint
-def announce(self, name, tensors, rest):
-    original(self, name, tensors, rest)
-    print("checkpoint", name.rsplit("-", 1)[0], flush=True)
-store.Store.save_checkpoint = announce
-run = experiment.Run(experiment.PRESETS["smoke"], fold=0)
-experiment.run_fold(run, prepare_faces(open_dataset("anny3dfe", subjects=12), run.preset), store.Store(Path(sys.argv[1])))
+from drfer.evaluation.store import Store
+with Store(Path(sys.argv[1])).lock("stage-1"):
+    print("held", flush=True)
+    sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def undisturbed(faces, tmp_path_factory):
-    """A whole smoke run in one go."""
-    store = Store(tmp_path_factory.mktemp("undisturbed"))
-    return store, run_fold(Run(PRESETS["smoke"], fold=0), faces, store)
-
-
-def test_killed_in_every_stage_ends_with_the_same_weights(undisturbed, faces, tmp_path):
-    whole, _ = undisturbed
-    killed_in = []
-    for stage in STAGES:
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            text=True,
-            stderr=subprocess.DEVNULL,
-        )
-        for line in child.stdout:
-            if line.split() == ["checkpoint", stage]:
-                child.send_signal(signal.SIGKILL)
-                killed_in.append(stage)
-                break
-        child.wait()
-        assert child.returncode == -signal.SIGKILL
-    assert killed_in == list(STAGES) and len(STAGES) == 6
-    run = Run(PRESETS["smoke"], fold=0)
-    assert list(tmp_path.glob("iii-*.checkpoint")), (
-        "the last kill came after a checkpoint of stage iii"
-    )
-    resumed = run_fold(run, faces, Store(tmp_path))
-    for stage in STAGES:
-        name = run.result_name(stage, faces)
-        once, again = (
-            load_file(root / name / "weights.safetensors") for root in (whole.root, tmp_path)
-        )
-        assert once.keys() == again.keys()
-        assert all(torch.equal(once[key], again[key]) for key in once), stage
-        assert resumed[stage].get("test") == undisturbed[1][stage].get("test")
-    assert not list(tmp_path.glob("*.checkpoint"))
-
-
-def test_what_is_there_is_not_done_again(undisturbed, faces):
-    store, records = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
-    again = run_fold(Run(PRESETS["smoke"], fold=0), faces, store)
-    assert again == records
-    assert before == {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
 
 
 def flip_a_bit(path):
@@ -95,55 +36,221 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[:100])
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, os.remove])
+def empty(path):
+    path.write_bytes(b"")
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
+    (path / "something").touch()
+
+
+DAMAGES = [flip_a_bit, cut_short, empty, os.remove, make_a_folder]
+
+
+def saved(folder):
+    store = Store(folder)
+    store.save(NAME, {"a": torch.arange(100.0)}, {"seconds": 1.0, "curves": [{"loss": 0.5}] * 9})
+    return store
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def test_a_result_comes_back_as_it_was_saved(tmp_path):
+    tensors, record = saved(tmp_path).load(NAME)
+    assert tensors.keys() == {"a"}
+    assert tensors["a"].equal(torch.arange(100.0))
+    assert record == saved(tmp_path).record(NAME) == {"seconds": 1.0, "curves": [{"loss": 0.5}] * 9}
+    assert Store(tmp_path).load("stage-2") is None
+    assert Store(tmp_path).record("stage-2") is None
+
+
+def test_its_checksums_are_those_of_sha256sum(tmp_path):
+    saved(tmp_path)
+    subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / NAME, check=True
+    )
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["weights.safetensors", "record.json", "SHA256SUMS"])
-def test_a_damaged_result_is_said_and_made_again(undisturbed, faces, file, damage, capsys):
-    store, records = undisturbed
-    run = Run(PRESETS["smoke"], fold=0)
-    whole = store.load(run.result_name("iii", faces))[0]
-    damage(store.root / run.result_name("iii", faces) / file)
-    model = assemble(run, ("iii",), faces, run.data(faces), store)
+def test_a_damaged_result_is_said_and_removed(tmp_path, damage, file, capsys):
+    store = saved(tmp_path)
+    damage(tmp_path / NAME / file)
+    assert store.load(NAME) is None
     assert "is damaged" in capsys.readouterr().out
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in whole.items())
-    assert store.record(run.result_name("iii", faces))["test"] == records["iii"]["test"]
+    assert not (tmp_path / NAME).exists()
 
 
-def test_a_damaged_checkpoint_is_said_and_dropped(tmp_path, capsys):
-    store = Store(tmp_path)
-    store.save_checkpoint("stage-1", {"a": torch.ones(3)}, {"curves": []})
-    tensors, rest = store.load_checkpoint("stage-1")
-    assert torch.equal(tensors["a"], torch.ones(3)) and rest == {"curves": []}
-    path = tmp_path / "stage-1.checkpoint"
-    path.write_bytes(path.read_bytes()[:-5])
-    assert store.load_checkpoint("stage-1") is None
-    assert "is damaged" in capsys.readouterr().out and not path.exists()
+def test_a_result_that_is_a_file_is_removed(tmp_path, capsys):
+    (tmp_path / NAME).write_text("no folder")
+    assert Store(tmp_path).record(NAME) is None
+    assert "is damaged" in capsys.readouterr().out
+    assert saved(tmp_path).record(NAME)
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, lambda path: path.write_bytes(b"")])
-def test_a_checkpoint_damaged_anywhere_is_dropped(tmp_path, damage, capsys):
-    store = Store(tmp_path)
-    store.save_checkpoint("stage-1", {"a": torch.arange(100.0)}, {"curves": [{"loss": 1.0}] * 9})
-    damage(tmp_path / "stage-1.checkpoint")
-    assert store.load_checkpoint("stage-1") is None and "is damaged" in capsys.readouterr().out
+def test_the_record_is_read_without_the_weights(tmp_path):
+    """So that a plan of a thousand folds is looked through in seconds."""
+    store = saved(tmp_path)
+    os.remove(tmp_path / NAME / "weights.safetensors")
+    assert store.record(NAME)["seconds"] == 1.0
 
 
-def test_nothing_is_unpickled(undisturbed, faces, monkeypatch, tmp_path):
-    """What comes from elsewhere may hold anything: no file of a store, nor of a cache of faces, is run."""
+def test_a_result_that_cannot_be_read_now_is_not_thrown_away(tmp_path, monkeypatch):
+    store = saved(tmp_path)
+
+    def no_more_files(*arguments):
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", no_more_files)
+        with pytest.raises(DrferError, match="cannot read .*Too many open files"):
+            store.record(NAME)
+    assert store.record(NAME)["seconds"] == 1.0
+
+
+def test_nothing_is_unpickled(finished, monkeypatch):
+    """What comes from elsewhere may hold anything; no file of a store or of the cache is run."""
 
     def refuse(*arguments, **options):
         raise AssertionError("something was unpickled")
 
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
-    store, run = undisturbed[0], Run(PRESETS["smoke"], fold=0)
-    for stage in STAGES:
-        assert store.load(run.result_name(stage, faces))
-    np.savez(tmp_path / "cache.npz", anything=np.array([{"an": "object"}], dtype=object))
-    assert read_arrays(tmp_path / "cache.npz") is None and not (tmp_path / "cache.npz").exists()
+    for name in finished.jobs:
+        assert finished.store.load(name)
+    file = CacheFile("anything", "0" * 64)
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(file.path, anything=np.array([{"an": "object"}], dtype=object))
+    with pytest.raises(DamagedCacheError):
+        file.load()
+
+
+# -------------------------------------------------------------------------------------- checkpoints
+
+
+def with_checkpoint(folder):
+    store = Store(folder)
+    store.save_checkpoint(NAME, {"a": torch.arange(100.0)}, {"curves": [{"loss": 1.0}] * 9})
+    return store
+
+
+def test_a_checkpoint_comes_back_as_it_was_saved_and_goes_with_the_result(tmp_path):
+    tensors, rest = with_checkpoint(tmp_path).load_checkpoint(NAME)
+    assert tensors["a"].equal(torch.arange(100.0))
+    assert rest == {"curves": [{"loss": 1.0}] * 9}
+    assert saved(tmp_path).load_checkpoint(NAME) is None
+    assert os.listdir(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, empty, make_a_folder])
+def test_a_damaged_checkpoint_is_said_and_dropped(tmp_path, damage, capsys):
+    store = with_checkpoint(tmp_path)
+    path = tmp_path / f"{NAME}.checkpoint"
+    damage(path)
+    assert store.load_checkpoint(NAME) is None
+    assert "is damaged" in capsys.readouterr().out
+    assert not path.exists()
+    assert with_checkpoint(tmp_path).load_checkpoint(NAME), "and the next one can be kept"
+
+
+# ------------------------------------------------------------------------------ reasons of failures
+
+
+def test_the_reason_of_a_failure_is_kept_until_the_next_attempt_or_result(tmp_path):
+    store = Store(tmp_path)
+    assert store.failure(NAME) is None
+    store.save_failure(NAME, "because\nof this")
+    assert store.failure(NAME) == "because\nof this"
+    store.forget_failure(NAME)
+    assert store.failure(NAME) is None
+    store.save_failure(NAME, "because")
+    assert saved(tmp_path).failure(NAME) is None
+
+
+@pytest.mark.parametrize(
+    "damage, said", [(empty, "no reason is kept"), (make_a_folder, "cannot be read")]
+)
+def test_a_damaged_reason_is_still_a_failure(tmp_path, damage, said):
+    store = Store(tmp_path)
+    store.save_failure(NAME, "because")
+    damage(tmp_path / f"{NAME}.failed")
+    assert said in store.failure(NAME)
+    store.save_failure(NAME, "another reason")
+    assert store.failure(NAME) == "another reason"
+    damage(tmp_path / f"{NAME}.failed")
+    store.forget_failure(NAME)
+    assert store.failure(NAME) is None
+
+
+# -------------------------------------------------------------------------------------------- locks
+
+
+def test_a_lock_is_held_until_its_process_ends(tmp_path):
+    store = Store(tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    assert store.is_locked(NAME)
+    assert not store.is_locked("stage-2")
+    holder.kill()
+    holder.communicate()
+    assert not store.is_locked(NAME)
+    with store.lock(NAME):
+        assert store.is_locked(NAME)
+    assert not store.is_locked(NAME)
+
+
+# ------------------------------------------------------------------- folders that cannot be written
+
+
+@contextmanager
+def as_a_user_who_may_only_read(folder):
+    """Nobody may write to a folder in the block; who runs the tests as root is somebody else."""
+    paths = [folder, *folder.rglob("*")]
+    modes = [path.stat().st_mode for path in paths]
+    open_to_all = [parent for parent in folder.parents if parent.stat().st_uid == os.getuid()]
+    parent_modes = [parent.stat().st_mode for parent in open_to_all]
+    is_root = os.geteuid() == 0
+    for path, mode in zip(open_to_all, parent_modes):
+        path.chmod(mode | 0o111)
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        if is_root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        for path, mode in zip([*paths, *open_to_all], [*modes, *parent_modes]):
+            path.chmod(mode)
+
+
+def test_a_store_that_can_only_be_read_is_read(tmp_path):
+    store = saved(tmp_path / "store")
+    with store.lock("stage-2"):
+        pass
+    with as_a_user_who_may_only_read(store.root):
+        with pytest.raises(DrferError, match="cannot write to"):
+            store.check_writable()
+        with pytest.raises(DrferError, match="cannot write to"), store.lock("stage-3"):
+            pass
+        assert store.load(NAME)
+        assert not store.is_locked("stage-2")
+        assert not store.is_locked("stage-3")
+        store.save_failure(NAME, "nobody can keep it, and the job has failed all the same")
+    assert store.failure(NAME) is None
 
 
 def test_two_processes_may_try_the_store_at_once(tmp_path, monkeypatch):
-    """The other one removes the trial file first."""
+    """The other one removes the file of the trial first."""
     original = Path.unlink
 
     def removed_by_the_other_first(path, **options):
@@ -155,71 +262,17 @@ def test_two_processes_may_try_the_store_at_once(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_is_held_until_its_process_ends(tmp_path):
-    store = Store(tmp_path)
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from pathlib import Path; from drfer.store import Store\n"
-            "with Store(Path(sys.argv[1])).lock('stage-1'): print('held', flush=True); sys.stdin.read()",
-            str(tmp_path),
-        ],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.PIPE,
-        text=True,
-    )
-    assert (
-        holder.stdout.readline() == "held\n"
-        and store.is_locked("stage-1")
-        and not store.is_locked("stage-2")
-    )
-    holder.kill()
-    holder.communicate()
-    assert not store.is_locked("stage-1")
-    with store.lock("stage-1"):
-        assert store.is_locked("stage-1")
-    assert not store.is_locked("stage-1")
-
-
-def test_every_setting_that_matters_changes_the_name(faces):
-    run = Run(PRESETS["smoke"], fold=0)
-    names = {run.result_name("iii", faces)}
-    others = [
-        Run(PRESETS["smoke"], fold=1),
-        Run(PRESETS["smoke"], fold=0, seed=1),
-        Run(PRESETS["smoke"], fold=0, repeat=1),
-    ]
-    for other in others:
-        assert other.result_name("i-expression", faces) != run.result_name("i-expression", faces)
-        names.add(other.result_name("iii", faces))
-    assert len(names) == 4
-
-
-def test_parents_come_before_their_children():
-    order = list(PARENTS)
-    for stage, parents in PARENTS.items():
-        assert all(order.index(parent) < order.index(stage) for parent in parents)
-
-
-def test_records_are_json_and_carry_their_origin(undisturbed):
-    store, records = undisturbed
-    for record in records.values():
-        assert json.loads(json.dumps(record)) == record
-        assert {"drfer", "torch", "date", "device"} <= record["provenance"].keys()
-        assert np.isfinite([value for epoch in record["curves"] for value in epoch.values()]).all()
-
-
 def test_written_whole_leaves_the_old_file_when_writing_fails(tmp_path):
     target = tmp_path / "result.json"
     target.write_text("old")
     with pytest.raises(RuntimeError), written_whole(target) as path:
         path.write_text("half")
         raise RuntimeError
-    assert target.read_text() == "old" and os.listdir(tmp_path) == ["result.json"]
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(DrferError, match="cannot write"),

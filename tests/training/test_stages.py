@@ -1,291 +1,32 @@
-"""The training stages: what goes in, which weights each changes by which terms, and that a resumed one is the same."""
+"""The stages: which weights each changes by which terms, and what its result depends on."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
+from random_faces import (
+    GAUSSIAN,
+    NO_AUGMENTATION,
+    ONE_BATCH,
+    PAPER,
+    POINTS,
+    SIZES,
+    batches,
+    copied,
+    model_for,
+    trainer_of,
+)
 
-from drfer.common.errors import DrferError
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
-from drfer.evaluation.experiment import Preset, Run, run_stage
-from drfer.evaluation.protocol import Protocol, protocol_keys
+from drfer.evaluation.experiment import Experiment, Run
+from drfer.evaluation.presets import Preset
+from drfer.evaluation.protocol import Protocol
 from drfer.evaluation.store import Store
 from drfer.models.branch import ModelSizes
-from drfer.models.pointnet2 import EncoderSizes, SetAbstractionSizes
-from drfer.preprocessing.faceset import FaceSet, Settings
 from drfer.training.losses import chamfer_distance
-from drfer.training.stages import (
-    STAGES,
-    Augmentation,
-    FoldData,
-    LossSettings,
-    Trainer,
-    Training,
-    drop_points,
-    fresh_model,
-    predict,
-)
-
-POINTS = 64
-SUBJECTS = ["F0001", "F0002", "M0001", "M0002"]
-TEST_SUBJECT = "F0002"
-"""in the middle, so that the numbers of the subjects after it shift"""
-SIZES = ModelSizes(
-    points=POINTS,
-    encoder=EncoderSizes(
-        (SetAbstractionSizes(16, 0.5, 8, (16, 24)), SetAbstractionSizes(4, 1.0, 8, (24, 32))),
-        (32, 48),
-    ),
-    decoder_widths=(32, 48),
-    classifier_widths=(16,),
-)
-GAUSSIAN = replace(SIZES, gaussian_feature=True)
-PAPER = LossSettings()
-NO_AUGMENTATION = Augmentation(0.0, (1.0, 1.0))
-WHOLE_SET = Training(epochs=1, learning_rate=1e-3, batch_size=36)
-
+from drfer.training.stages import STAGES, LossSettings, Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def random_faces(seed=0):
-    """Four subjects, seven kinds of faces: each scan a base, its subject's and its expression's shift, and noise."""
-    generator = np.random.default_rng(seed)
-    keys = protocol_keys(SUBJECTS, Protocol())
-    base = generator.uniform(-0.7, 0.7, size=(80, 3))
-    of_subject = {subject: generator.normal(scale=0.1, size=(80, 3)) for subject in SUBJECTS}
-    of_expression = {
-        name: generator.normal(scale=0.1, size=(80, 3)) for name in (*EXPRESSIONS, NEUTRAL)
-    }
-    scans = [base + of_subject[key.subject] + of_expression[key.expression] for key in keys]
-    vertices = (np.stack(scans) + generator.normal(scale=0.02, size=(len(keys), 80, 3))).astype(
-        np.float32
-    )
-    missing = generator.random(size=(len(keys), 80)) < 0.2
-    missing[:, 5] = True  # a vertex that nobody has
-    missing[::2, 7] = True  # and one that about half of them have
-    return FaceSet(
-        keys=keys,
-        clouds=vertices[:, np.random.default_rng(1).permutation(80)[:70]],
-        vertices=vertices,
-        missing=missing,
-        residuals=np.zeros(len(keys)),
-        doubtful=np.zeros(len(keys), bool),
-        poses=np.tile(np.eye(4), (len(keys), 1, 1)),
-        hash="random",
-        settings=Settings(points=70, template_points=80),
-    )
-
-
-@pytest.fixture(scope="module")
-def faces():
-    return random_faces()
-
-
-@pytest.fixture(scope="module")
-def data(faces):
-    return FoldData(faces, [TEST_SUBJECT], POINTS)
-
-
-def fixed_batch(data, training=WHOLE_SET):
-    return next(data.batches(training, torch.Generator().manual_seed(0)))
-
-
-def trainer_of(stage, data, settings=PAPER, sizes=SIZES, training=WHOLE_SET, model_seed=0):
-    return Trainer(
-        STAGES[stage], fresh_model(sizes, data, model_seed), data, training, settings, 5, "float32"
-    )
-
-
-def copied(tensors):
-    return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def numbered_clouds(batch, points):
-    """Clouds whose every point tells its number: (number, cloud, 1)."""
-    number = torch.arange(points).float().expand(batch, -1)
-    return torch.stack(
-        [number, torch.arange(batch)[:, None].expand(-1, points), torch.ones(batch, points)], dim=-1
-    )
-
-
-def test_dropped_points_become_the_first_and_the_others_move_to_the_front():
-    clouds = numbered_clouds(50, 40)
-    dropped = drop_points(clouds, 0.8, torch.Generator().manual_seed(0))
-    assert dropped.shape == clouds.shape and dropped[..., 1:].equal(clouds[..., 1:])
-    for numbers in dropped[..., 0].int().tolist():
-        stayed = 1 + sum(number > 0 for number in numbers)
-        assert (
-            numbers[0] == 0
-            and numbers[:stayed] == sorted(set(numbers))
-            and not any(numbers[stayed:])
-        )
-
-
-def test_without_dropout_the_cloud_stays_as_it_is():
-    clouds = torch.randn(3, 40, 3)
-    assert drop_points(clouds, 0.0, torch.Generator()).equal(clouds)
-
-
-@pytest.mark.parametrize("largest", [0.3, 0.875])
-def test_the_share_of_dropped_points_is_uniform_up_to_the_largest(largest):
-    clouds = numbered_clouds(4000, 400)
-    dropped = drop_points(clouds, largest, torch.Generator().manual_seed(0))
-    shares = 1 - (dropped[:, :, 0] > 0).sum(dim=1) / 399
-    assert abs(shares.mean().item() - largest / 2) < 0.01
-    quarters = torch.histc(shares, 4, 0, largest) / 4000
-    assert (quarters - 0.25).abs().max() < 0.04 and shares.max() < largest + 0.1
-
-
-def test_the_generator_alone_decides_what_is_dropped():
-    clouds = torch.randn(5, 40, 3)
-    first, again, other = (
-        drop_points(clouds, 0.5, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert first.equal(again) and not first.equal(other)
-
-
-def test_a_fold_tests_on_its_test_subjects_and_trains_on_the_others(faces, data):
-    for members, neutral, tested in (
-        (data.train, False, False),
-        (data.test, False, True),
-        (data.test_neutral, True, True),
-    ):
-        expected = [
-            number
-            for number, key in enumerate(faces.keys)
-            if (key.expression == NEUTRAL) == neutral and (key.subject == TEST_SUBJECT) == tested
-        ]
-        assert members.tolist() == expected
-    assert data.subjects == ["F0001", "M0001", "M0002"]
-    for number in data.train:
-        key = faces.keys[number]
-        assert EXPRESSIONS[data.labels[number]] == key.expression
-        assert data.subjects[data.subject_numbers[number]] == key.subject
-    assert torch.from_numpy(faces.clouds[:, :POINTS]).equal(data.clouds.cpu())
-
-
-def test_no_test_subject_is_in_any_target_or_batch(faces):
-    tested = np.array([key.subject == TEST_SUBJECT for key in faces.keys])[:, None, None]
-    poisoned = replace(
-        faces,
-        clouds=np.where(tested, np.nan, faces.clouds),
-        vertices=np.where(tested, np.nan, faces.vertices),
-    )
-    data = FoldData(poisoned, [TEST_SUBJECT], POINTS)
-    for batch in data.batches(replace(WHOLE_SET, batch_size=10), torch.Generator().manual_seed(0)):
-        for name, values in vars(batch).items():
-            assert values.isfinite().all(), name
-    assert data.clouds[data.test].isnan().all()
-
-
-def mean_by_loops(faces, members):
-    """The mean of the first vertices that at least half of the scans have, over those that have them."""
-    face = []
-    for vertex in range(80):
-        seen = [
-            faces.vertices[scan, vertex].astype(np.float64)
-            for scan in members
-            if not faces.missing[scan, vertex]
-        ]
-        if 2 * len(seen) >= len(members) and len(face) < POINTS:
-            face.append(sum(seen) / len(seen))
-    return torch.tensor(np.array(face)).float()
-
-
-def test_mean_faces_are_those_of_the_loops(faces, data):
-    for label, expression in enumerate(EXPRESSIONS):
-        members = [i for i in data.train if faces.keys[i].expression == expression]
-        torch.testing.assert_close(data.mean_expression[label].cpu(), mean_by_loops(faces, members))
-    neutrals = [
-        i
-        for i, key in enumerate(faces.keys)
-        if key.expression == NEUTRAL and key.subject != TEST_SUBJECT
-    ]
-    torch.testing.assert_close(data.mean_neutral.cpu(), mean_by_loops(faces, neutrals))
-
-
-def test_each_subject_has_its_own_neutral_whatever_the_order_of_the_scans(faces):
-    order = np.random.default_rng(2).permutation(len(faces))
-    shuffled = replace(
-        faces,
-        keys=[faces.keys[i] for i in order],
-        clouds=faces.clouds[order],
-        vertices=faces.vertices[order],
-        missing=faces.missing[order],
-    )
-    for scans in (faces, shuffled):
-        data = FoldData(scans, [TEST_SUBJECT], POINTS)
-        for number, subject in enumerate(data.subjects):
-            scan = next(
-                i
-                for i, key in enumerate(scans.keys)
-                if key.subject == subject and key.expression == NEUTRAL
-            )
-            assert (
-                data.own_neutral[number].cpu().equal(torch.from_numpy(scans.clouds[scan, :POINTS]))
-            )
-
-
-def test_a_training_subject_without_a_neutral_scan_is_refused(faces):
-    kept = [i for i, key in enumerate(faces.keys) if str(key) != "F0001 neutral 0"]
-    incomplete = replace(
-        faces,
-        keys=[faces.keys[i] for i in kept],
-        clouds=faces.clouds[kept],
-        vertices=faces.vertices[kept],
-        missing=faces.missing[kept],
-    )
-    with pytest.raises(DrferError):
-        FoldData(incomplete, [TEST_SUBJECT], POINTS)
-
-
-def test_an_epoch_is_every_training_scan_once_in_an_order_of_its_own(data):
-    def scans(seed, batch_size):
-        training = Training(1, 1e-3, batch_size, augmentation=NO_AUGMENTATION)
-        batches = list(data.batches(training, torch.Generator().manual_seed(seed)))
-        assert all(len(batch.cloud) == batch_size for batch in batches[:-1])
-        seen = torch.cat([batch.whole for batch in batches])
-        return [(seen[i] == data.clouds).all(dim=(1, 2)).nonzero().item() for i in range(len(seen))]
-
-    assert sorted(scans(0, 10)) == data.train.tolist()
-    assert scans(0, 10) == scans(0, 10) != scans(1, 10)
-    assert len(scans(0, 7)) == 35, "a last batch of one scan is left out"
-
-
-def test_a_batch_holds_each_scan_with_its_targets_all_scaled_alike(data):
-    members = torch.from_numpy(data.train[[3, 0, 30, 17, 25]]).to(data.clouds.device)
-    batch = data._batch(members, Augmentation(0.5, (0.8, 1.25)), torch.Generator().manual_seed(1))
-    labels, subjects = data.labels[members], data.subject_numbers[members]
-    assert batch.expression.equal(labels) and batch.subject.equal(subjects)
-    scale = batch.whole.norm(dim=(1, 2)) / data.clouds[members].norm(dim=(1, 2))
-    assert scale.min() >= 0.8 and scale.max() <= 1.25 and len(set(scale.tolist())) == 5
-    for name, original in (
-        ("whole", data.clouds[members]),
-        ("mean_expression", data.mean_expression[labels]),
-        ("own_neutral", data.own_neutral[subjects]),
-        ("mean_neutral", data.mean_neutral.expand(5, -1, -1)),
-    ):
-        torch.testing.assert_close(getattr(batch, name), original * scale[:, None, None], msg=name)
-    assert not batch.cloud.equal(batch.whole)
-    assert (chamfer_distance(batch.cloud, batch.cloud) == 0).all()
-    for cloud, whole in zip(batch.cloud.tolist(), batch.whole.tolist()):
-        assert cloud[0] == whole[0] and all(point in whole for point in cloud)
-
-
-def test_scales_are_uniform_in_their_range(data):
-    members = torch.from_numpy(data.train).repeat(50).to(data.clouds.device)
-    batch = data._batch(members, Augmentation(0.0, (0.8, 1.25)), torch.Generator().manual_seed(1))
-    scale = batch.whole[:, 0, 0] / data.clouds[members][:, 0, 0]
-    assert (torch.histc(scale, 3, 0.8, 1.25) / len(members) - 1 / 3).abs().max() < 0.04
-
-
-def test_without_augmentation_the_scans_go_in_as_they_are(data):
-    members = torch.from_numpy(data.train[:4]).to(data.clouds.device)
-    batch = data._batch(members, NO_AUGMENTATION, torch.Generator())
-    assert batch.cloud.equal(batch.whole) and batch.whole.equal(data.clouds[members])
-
 
 CHANGED = {
     "i-expression": ["expression.encoder", "expression.classifier"],
@@ -310,6 +51,13 @@ TERMS = {
 }
 
 
+def fixed_batch(data, schedule=ONE_BATCH):
+    return next(batches(data, schedule))
+
+
+# ------------------------------------------------------------------------------------ weights and terms
+
+
 def changed_by_one_step(trainer):
     """Names of the weights and buffers of the whole model that one step changes."""
     before = copied(trainer.model.state_dict())
@@ -322,22 +70,24 @@ def changed_by_one_step(trainer):
 
 
 def parts_of(model, *parts):
-    """Names of all weights and buffers of some parts, but for biases that a batch norm takes away again at once."""
+    """Names of all weights and buffers of some parts.
+
+    Without biases that a batch norm takes away again at once.
+    """
     cancelled = {"expression.classifier.0.bias", "identity.classifier.0.bias"}
-    return {
-        name for name in model.state_dict() if name.startswith(tuple(f"{part}." for part in parts))
-    } - cancelled
+    prefixes = tuple(f"{part}." for part in parts)
+    return {name for name in model.state_dict() if name.startswith(prefixes)} - cancelled
 
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("sizes", [SIZES, replace(SIZES, skips=False)])
 def test_a_step_changes_the_stages_weights_and_no_others(stage, sizes, data):
+    assert list(STAGES[stage].trains) == CHANGED[stage]
     trainer = trainer_of(stage, data, sizes=sizes)
     changed = changed_by_one_step(trainer)
-    assert changed & parts_of(trainer.model, "expression", "identity", "fusion") == parts_of(
-        trainer.model, *CHANGED[stage]
-    )
-    assert all(name.startswith(STAGES[stage].trained) for name in changed)
+    whole = parts_of(trainer.model, "expression", "identity", "fusion")
+    assert changed & whole == parts_of(trainer.model, *CHANGED[stage])
+    assert all(name.startswith(STAGES[stage].trains) for name in changed)
     assert trainer.curves[0].keys() == TERMS[stage]
 
 
@@ -351,7 +101,7 @@ def test_a_step_changes_the_stages_weights_and_no_others(stage, sizes, data):
         ("iii", LossSettings(divergence="js"), GAUSSIAN, []),
     ],
 )
-def test_a_step_leaves_alone_what_a_missing_term_would_have_trained(
+def test_a_step_does_not_change_what_a_missing_term_would_have_trained(
     stage, settings, sizes, without, data
 ):
     trainer = trainer_of(stage, data, settings, sizes)
@@ -363,12 +113,11 @@ def test_a_step_leaves_alone_what_a_missing_term_would_have_trained(
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_loss_falls_on_a_fixed_batch(stage, data):
     trainer = trainer_of(stage, data)
-    batch = fixed_batch(data, replace(WHOLE_SET, augmentation=NO_AUGMENTATION))
-    for part in trainer.parts.values():
-        part.train()
+    batch = fixed_batch(data, replace(ONE_BATCH, augmentation=NO_AUGMENTATION))
+    trainer.switch_to_training()
     torch.manual_seed(0)
-    sums = [sum(trainer._step(batch).values()).item() for _ in range(30)]
-    # two classifiers drop 40% of their units at random: compare means of several steps
+    sums = [sum(trainer.step(batch).values()).item() for _ in range(30)]
+    # two classifiers drop 40 % of their units at random, so means of several steps are compared
     assert np.mean(sums[-5:]) < 0.9 * np.mean(sums[:5])
 
 
@@ -390,10 +139,10 @@ def test_the_loss_falls_on_a_fixed_batch(stage, data):
         (LossSettings(fusion=False), SIZES, set(), {"fusion"}),
     ],
 )
-def test_an_ablation_adds_or_drops_its_term_and_leaves_the_others(
+def test_an_ablation_adds_or_drops_its_term_and_does_not_touch_the_others(
     stage, settings, sizes, added, dropped, data
 ):
-    model, batch = fresh_model(sizes, data, 0).eval(), fixed_batch(data)
+    model, batch = model_for(data, sizes).eval(), fixed_batch(data)
     whole, ablated = (STAGES[stage].loss(model, chosen, batch) for chosen in (PAPER, settings))
     assert whole.keys() == TERMS[stage]
     assert ablated.keys() == (whole.keys() | added) - dropped
@@ -403,29 +152,28 @@ def test_an_ablation_adds_or_drops_its_term_and_leaves_the_others(
 
 def test_the_other_stages_have_their_one_term_whatever_the_settings(data):
     settings = LossSettings(triplet=False, classification=False, divergence="kl", fusion=False)
-    model, batch = fresh_model(GAUSSIAN, data, 0).eval(), fixed_batch(data)
+    model, batch = model_for(data, GAUSSIAN).eval(), fixed_batch(data)
     for stage in ("i-expression", "i-identity", "i-fusion", "ii-identity"):
         assert STAGES[stage].loss(model, settings, batch).keys() == TERMS[stage]
 
 
 def test_weights_of_terms_are_those_of_the_settings(data):
-    model, batch = fresh_model(GAUSSIAN, data, 0).eval(), fixed_batch(data)
+    model, batch = model_for(data, GAUSSIAN).eval(), fixed_batch(data)
 
     def terms(**settings):
         return STAGES["iii"].loss(model, LossSettings(divergence="kl", **settings), batch)
 
     once, twice = terms(), terms(fusion_weight=0.2, divergence_weight=0.002)
     for name in once:
-        torch.testing.assert_close(
-            twice[name], once[name] * (2 if name in ("fusion", "divergence") else 1)
-        )
+        factor = 2 if name in ("fusion", "divergence") else 1
+        torch.testing.assert_close(twice[name], once[name] * factor)
     mean = terms(reduction="mean")
     for name in ("reconstruction exp", "reconstruction id", "cross-over", "fusion"):
         torch.testing.assert_close(mean[name] * POINTS, once[name])
 
 
 def test_stage_terms_compare_with_the_targets_of_their_equations(data):
-    model, batch = fresh_model(SIZES, data, 0).eval(), fixed_batch(data)
+    model, batch = model_for(data).eval(), fixed_batch(data)
     terms, out = STAGES["iii"].loss(model, PAPER, batch), model.disentangle(batch.cloud)
     expected = {
         "reconstruction exp": chamfer_distance(out.expression_face, batch.mean_expression),
@@ -441,141 +189,123 @@ def test_stage_terms_compare_with_the_targets_of_their_equations(data):
     torch.testing.assert_close(alone, chamfer_distance(fused, batch.whole).mean())
 
 
-@pytest.mark.parametrize(
-    "stage, settings, sizes",
-    [
-        ("i-expression", PAPER, SIZES),
-        ("ii-expression", LossSettings(divergence="js"), GAUSSIAN),
-        ("iii", PAPER, SIZES),
-        ("iii", LossSettings(classification=False), SIZES),
-    ],
-)
-def test_a_resumed_training_ends_with_the_very_weights_of_one_in_one_go(
-    stage, settings, sizes, data
-):
-    training = Training(epochs=4, learning_rate=1e-3, batch_size=10)
-    whole = trainer_of(stage, data, settings, sizes, training)
-    for _ in range(4):
-        whole.train_epoch()
-    killed = trainer_of(stage, data, settings, sizes, training)
-    for _ in range(2):
-        killed.train_epoch()
-    tensors, rest = killed.state()
-    stored = copied(tensors), {"curves": list(rest["curves"]), "seconds": rest["seconds"]}
-    torch.rand(7)  # the global generator stands elsewhere when a training is taken up again
-    resumed = trainer_of(stage, data, settings, sizes, training, model_seed=1)
-    resumed.restore(*stored)
-    assert resumed.epoch == 2
-    for _ in range(2):
-        resumed.train_epoch()
-    assert resumed.curves == whole.curves and resumed.epoch == 4
-    there = whole.state()[0]
-    assert there.keys() == resumed.state()[0].keys()
-    assert all(values.equal(there[name]) for name, values in resumed.state()[0].items())
+# ------------------------------------------------------------------------------- what a result depends on
+
+LOSS_FIELDS = [field.name for field in fields(LossSettings)]
+SWITCHES = ("skips", "gaussian_feature")
+OTHER_VALUES = {"divergence": "kl", "mining": "hard", "reduction": "mean"}
+"""Of the settings that are words; the others are negated or doubled."""
 
 
-def test_training_leaves_the_global_random_numbers_alone(data):
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    trainer_of("i-expression", data).train_epoch()
-    assert torch.rand(2).equal(expected)
+class RecordingSettings(LossSettings):
+    """Settings that remember which of their fields were read."""
+
+    def __getattribute__(self, name):
+        if name in LOSS_FIELDS:
+            read = object.__getattribute__(self, "__dict__").setdefault("_read", set())
+            read.add(name)
+        return object.__getattribute__(self, name)
 
 
-def test_epochs_and_seeds_draw_differently(data):
-    standing = replace(WHOLE_SET, learning_rate=0.0)
-    one, again, other = (trainer_of("ii-identity", data, training=standing) for _ in range(3))
-    other.seed += 1
-    for trainer in (one, one, again, other):
-        trainer.train_epoch()
-    assert one.curves[0] == again.curves[0] != other.curves[0] and one.curves[0] != one.curves[1]
+def other_value(field):
+    """A value that a field of the loss settings does not have by default."""
+    default = getattr(PAPER, field)
+    if field in OTHER_VALUES:
+        return OTHER_VALUES[field]
+    return not default if isinstance(default, bool) else 2 * default
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_only_the_trained_parts_are_in_training_mode(stage, data):
-    trainer = trainer_of(stage, data, sizes=GAUSSIAN)
-    trainer.train_epoch()
-    for name, module in trainer.model.named_modules():
-        if not list(module.children()):
-            assert module.training == f"{name}.".startswith(
-                tuple(f"{part}." for part in CHANGED[stage])
-            ), name
+def test_a_loss_reads_the_settings_that_its_stage_names_and_no_others(stage, data):
+    """All of them over the settings of all ablations, since a missing term reads nothing."""
+    read = set()
+    for changes in ({}, {"divergence": "kl"}, {"divergence": "js"}, {"fusion": False}):
+        sizes = GAUSSIAN if "divergence" in changes else SIZES
+        settings = RecordingSettings(**changes)
+        STAGES[stage].loss(model_for(data, sizes), settings, fixed_batch(data))
+        read |= vars(settings).get("_read", set())
+    assert read == STAGES[stage].reads & set(LOSS_FIELDS)
 
 
-def test_a_fresh_model_starts_from_its_seed_and_near_the_mean_neutral_face(data):
-    one, again, other = (fresh_model(SIZES, data, seed) for seed in (0, 0, 1))
-    assert all(values.equal(again.state_dict()[name]) for name, values in one.state_dict().items())
-    assert not one.identity.encoder.whole.linears[0].weight.equal(
-        other.identity.encoder.whole.linears[0].weight
+def test_the_recording_settings_record():
+    settings = RecordingSettings(margin=0.5)
+    assert settings.margin == 0.5
+    assert settings.mining == "semi-hard"
+    assert vars(settings)["_read"] == {"margin", "mining"}
+
+
+def shapes_of(model, stages):
+    """Shapes of all weights that some stages train."""
+    prefixes = tuple(f"{part}." for stage in stages for part in STAGES[stage].trains)
+    weights = model.state_dict().items()
+    return {name: tensor.shape for name, tensor in weights if name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_names_the_switches_of_the_sizes_that_shape_its_weights(stage, switch, data):
+    """Its own weights, and those that it starts from."""
+    changed = replace(SIZES, **{switch: not getattr(SIZES, switch)})
+    involved = (stage, *STAGES[stage].parents)
+    plain, other = (shapes_of(model_for(data, sizes), involved) for sizes in (SIZES, changed))
+    assert (plain != other) == (switch in STAGES[stage].reads)
+
+
+def test_whatever_a_stage_says_it_reads_is_there():
+    known = {*LOSS_FIELDS, *(field.name for field in fields(ModelSizes))}
+    for stage in STAGES.values():
+        assert stage.reads <= known, stage.name
+
+
+def tiny_run(sizes=SIZES, losses=PAPER):
+    schedules = dict.fromkeys(STAGES, Schedule(learning_rate=1e-3, batch_size=18))
+    protocol = Protocol(subjects=4, folds=4)
+    preset = Preset(
+        "tiny", sizes, protocol, dataset_subjects=4, precision="float32", schedules=schedules
     )
-    out = one.eval().disentangle(data.clouds[:3])
-    for face in (
-        out.expression_face,
-        out.identity_face,
-        out.expression_of_identity_face,
-        out.fused_face,
-    ):
-        assert (face - data.mean_neutral).norm(dim=-1).max() < 0.1
-    assert one.identity.classifier[-1].out_features == 3
+    return Run(preset, fold=0, losses=losses)
 
 
-def test_predictions_do_not_depend_on_the_batch(data):
-    model = fresh_model(SIZES, data, 0)
-    features, logits = predict(model, data.clouds, batch_size=48)
-    assert features.shape == (52, 48) and logits.shape == (52, 6) and features.dtype == np.float32
-    for here, there in zip(predict(model, data.clouds, batch_size=5), (features, logits)):
-        np.testing.assert_allclose(here, there, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("field", [*LOSS_FIELDS, *SWITCHES])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_another_name_if_what_it_reads_changes_and_only_then(
+    stage, field, faces, tmp_path
+):
+    if field in SWITCHES:
+        changed = tiny_run(replace(SIZES, **{field: not getattr(SIZES, field)}))
+    else:
+        changed = tiny_run(losses=replace(PAPER, **{field: other_value(field)}))
+    store = Store(tmp_path)
+    names = [Experiment(run, faces, store).name(stage) for run in (tiny_run(), changed)]
+
+    def reads(name):
+        return field in STAGES[name].reads or any(map(reads, STAGES[name].parents))
+
+    assert (names[0] != names[1]) == reads(stage)
 
 
 @pytest.mark.parametrize("ablated", [GAUSSIAN, replace(SIZES, skips=False)])
 @pytest.mark.parametrize("stage", ["i-expression", "i-identity", "i-fusion", "ii-identity"])
 def test_runs_that_share_a_result_would_each_have_made_the_same(stage, ablated, faces, tmp_path):
-    trainings = dict.fromkeys(STAGES, Training(1, 1e-3, 18))
     made = {}
-    for sizes in (SIZES, ablated):
-        run = Run(Preset("tiny", sizes, trainings, Protocol(4, 4), 4, "float32"), fold=0)
-        store = Store(tmp_path / str(len(made)))
-        run_stage(run, stage, faces, FoldData(faces, run.test_subjects(faces), POINTS), store)
-        made.setdefault(run.result_name(stage, faces), []).append(store)
+    for number, sizes in enumerate((SIZES, ablated)):
+        experiment = Experiment(tiny_run(sizes), faces, Store(tmp_path / str(number)))
+        experiment.train(stage)
+        made.setdefault(experiment.name(stage), []).append(experiment.store)
     for name, stores in made.items():
         first, *others = (store.load(name)[0] for store in stores)
         assert all(weights[key].equal(first[key]) for weights in others for key in first)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_holds_the_data_and_trains(data):
-    assert data.clouds.is_cuda and fixed_batch(data).cloud.is_cuda
-    trainer = trainer_of("iii", data)
-    trainer.train_epoch()
-    assert np.isfinite(list(trainer.curves[0].values())).all()
-
-
-@pytest.mark.parametrize("stage", ["i-expression", "iii"])
-def test_fast_and_plain_row_operators_train_alike(stage, data, monkeypatch):
-    """The same losses, epoch by epoch, up to float32 rounding that the steps between carry on."""
-
-    def curves():
-        trainer = trainer_of(stage, data)
-        for _ in range(4):
-            trainer.train_epoch()
-        return [sum(epoch.values()) for epoch in trainer.curves]
-
-    fast = curves()
-    monkeypatch.setattr("drfer.fast.rows._is_fast", lambda rows, norm: False)
-    assert curves() == pytest.approx(fast, rel=1e-3)
-
-
-def test_a_training_whose_loss_is_no_number_stops_and_is_no_result(data):
-    trainer = trainer_of("i-expression", data)
-    with torch.no_grad():
-        next(trainer.model.expression.classifier.parameters()).fill_(float("nan"))
-    with pytest.raises(DrferError, match="no finite number after epoch 1"):
-        trainer.train_epoch()
+def test_parents_come_before_their_children():
+    order = list(STAGES)
+    for stage in STAGES.values():
+        assert all(order.index(parent) < order.index(stage.name) for parent in stage.parents)
 
 
 def test_no_stage_takes_anothers_seed():
-    """It is a stage's place; the first ones' results are stored under names that do not tell it."""
-    assert list(STAGES)[:7] == [
+    """A stage's position gives its seed, and names in stores do not tell it."""
+    assert list(STAGES)[:9] == [
         "i-expression",
         "i-identity",
         "i-fusion",
@@ -583,4 +313,6 @@ def test_no_stage_takes_anothers_seed():
         "ii-identity",
         "iii",
         "head",
+        "ii-control",
+        "iii-control",
     ]

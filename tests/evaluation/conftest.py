@@ -1,0 +1,33 @@
+"""What the tests of the evaluation share."""
+
+import sys
+
+import pytest
+from driver import TINY, draw_nothing
+
+from drfer.cli import main
+from drfer.evaluation.presets import PRESETS
+
+
+@pytest.fixture
+def tiny_preset(monkeypatch):
+    """The command line's smoke preset has few steps."""
+    monkeypatch.setitem(PRESETS, "smoke", TINY)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command of `drfer` in this process: gives its exit code, and what it said."""
+    monkeypatch.setattr("drfer.figures.paper.draw", draw_nothing)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["drfer", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run
