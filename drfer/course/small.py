@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from drfer.common.files import cache_folder
 from drfer.datasets import Dataset
 from drfer.datasets.anny3dfe import Anny3DFE
-from drfer.evaluation.experiment import Experiment, Run, prepare_faces
+from drfer.evaluation.experiment import Experiment, prepare_faces
 from drfer.evaluation.presets import PRESETS
+from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.models.drfer import DrFER
 from drfer.models.pointnet2 import EncoderSizes, SetAbstractionSizes

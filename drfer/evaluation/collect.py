@@ -10,12 +10,13 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
-from drfer.evaluation.experiment import Experiment, Run
+from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import Request, measured_runs, plan
 from drfer.evaluation.result import Result, load_result, write_json
 from drfer.evaluation.result_format import parse_provenance
 from drfer.evaluation.rows import ROWS
+from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
 from drfer.preprocessing.head_pose import POSES

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from drfer.common.errors import DrferError, check_known
-from drfer.evaluation.experiment import Experiment, Run
+from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.presets import Preset
 from drfer.evaluation.rows import BASELINE, METHOD, ROWS, names_in
+from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
 from drfer.training.stages import STAGES

@@ -139,7 +139,7 @@ class Result:
         write_json(folder / "result.json", content)
         if self.samples:
             with written_whole(folder / "samples.npz") as target:
-                np.savez_compressed(target, **self.samples)
+                np.savez_compressed(target, **dict(sorted(self.samples.items())))
 
 
 def folder_name(dataset: str, preset: str, redraw: bool = False, seed: int = 0) -> str:

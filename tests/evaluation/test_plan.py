@@ -11,7 +11,7 @@ import pytest
 from driver import TINY, tiny_request
 
 from drfer.common.errors import DrferError
-from drfer.evaluation import experiment
+from drfer.evaluation import run as run_module
 from drfer.evaluation.collect import collect
 from drfer.evaluation.engine import status
 from drfer.evaluation.experiment import Experiment, Run
@@ -126,9 +126,9 @@ def test_a_fold_named_twice_counts_once():
 
 def test_what_this_machine_computes_in_holds_for_all_workers(monkeypatch, faces, tmp_path):
     store = Store(tmp_path)
-    request, has_it = tiny_request(), experiment.has_bfloat16()
+    request, has_it = tiny_request(), run_module.has_bfloat16()
     names = plan(request, faces, store).keys()
-    monkeypatch.setattr(experiment, "has_bfloat16", lambda: not has_it)
+    monkeypatch.setattr(run_module, "has_bfloat16", lambda: not has_it)
     assert plan(request, faces, store).keys() == names
     other = plan(tiny_request(), faces, store).keys()
     assert other.isdisjoint(names), "a driver that computes otherwise has other names"

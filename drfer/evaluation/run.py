@@ -1,0 +1,99 @@
+"""A run: the settings of one fold, by which every number of it is determined but for the faces."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from drfer.common.device import has_bfloat16
+from drfer.common.errors import DrferError
+from drfer.evaluation.presets import Preset
+from drfer.evaluation.protocol import drawn_subjects, folds
+from drfer.evaluation.rows import Row
+from drfer.models.branch import ModelSizes
+from drfer.preprocessing.faceset import FaceSet
+from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Schedule, Stage
+
+LARGEST_SEED = 2**31 - 1
+"""What torch, numpy and scikit-learn all take."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The settings of an experiment: all that determines its numbers, but for the faces."""
+
+    preset: Preset
+    """Sizes, lengths and protocol."""
+    fold: int
+    """Which fold is tested."""
+    seed: int = 0
+    """Of weights, batches and augmentation."""
+    repeat: int = 0
+    """Which repeat of the protocol it is; each has folds of its own."""
+    losses: LossSettings = LossSettings()
+    """Which loss terms there are."""
+    posed: bool = False
+    """Whether the training scans stand at all head poses, and not only frontal."""
+
+    def __post_init__(self) -> None:
+        """Refuse a fold or a seed that there is not."""
+        count = self.preset.protocol.folds
+        if not 0 <= self.fold < count:
+            raise DrferError(
+                f"there is no fold {self.fold}: preset {self.preset.name} has folds 0 to {count - 1}"
+            )
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise DrferError(f"{self.seed} is no seed; give one from 0 to {LARGEST_SEED}")
+
+    def change(self, row: Row) -> Run:
+        """Return these settings with the changes of a table's row."""
+        preset = replace(self.preset, sizes=replace(self.preset.sizes, **row.sizes))
+        if row.augmentation or row.length != 1:
+            schedules = {
+                name: _changed(preset.schedule(stage), row) for name, stage in STAGES.items()
+            }
+            preset = replace(preset, schedules=schedules)
+        return replace(self, preset=preset, losses=replace(self.losses, **row.losses))
+
+    def split(self, faces: FaceSet) -> tuple[list[str], list[str]]:
+        """Return the training subjects and the test subjects."""
+        protocol = self.preset.protocol
+        subjects = drawn_subjects(faces.subjects, protocol, self.repeat)
+        tested = folds(subjects, protocol, self.repeat)[self.fold]
+        return sorted(set(subjects) - set(tested)), tested
+
+    @property
+    def precision(self) -> str:
+        """Precision of matrix products on this machine: "float32" or "bfloat16"."""
+        if self.preset.precision == "auto":
+            return "bfloat16" if has_bfloat16() else "float32"
+        return self.preset.precision
+
+    def settings_of(self, stage: Stage) -> tuple[ModelSizes, LossSettings]:
+        """Return the sizes and loss settings that a stage reads.
+
+        Those that it does not read stand at their defaults, so that rows of a table share the
+        stages that they have in common.
+        """
+        return _only(self.preset.sizes, stage.reads), _only(self.losses, stage.reads)
+
+
+def _changed(schedule: Schedule, row: Row) -> Schedule:
+    return replace(
+        schedule,
+        epochs=math.ceil(schedule.epochs * row.length),
+        augmentation=replace(schedule.augmentation, **row.augmentation),
+    )
+
+
+def _only(settings, reads: frozenset[str]):
+    """Settings whose optional fields stand at their defaults unless they are read."""
+    defaults = {
+        name: field.default
+        for name, field in type(settings).__dataclass_fields__.items()
+        if name in _OPTIONAL and name not in reads
+    }
+    return replace(settings, **defaults)
+
+
+_OPTIONAL = MODEL_SWITCHES | LossSettings.__dataclass_fields__.keys()
