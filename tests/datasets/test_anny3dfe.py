@@ -1,4 +1,4 @@
-"""The open faces: BU-3DFE's structure, the same from run to run, and a truth that fits the scans."""
+"""The open faces: BU-3DFE's structure, the same from run to run, and a truth that fits."""
 
 import ast
 import hashlib
@@ -79,7 +79,7 @@ def test_scans_have_a_real_scanners_size(database):
 
 @pytest.mark.parametrize("subjects", FROZEN)
 def test_the_faces_are_those_of_version_1(database, subjects):
-    """On another processor the last digits may differ; then the version's faces are others there."""
+    """On another processor the last digits may differ, and so these hashes."""
     assert VERSION == "1.0" and Anny3DFE(subjects).hash == FROZEN[subjects]
 
 

@@ -1,4 +1,4 @@
-"""The readers of licensed databases and of a user's own scans: layout-faithful trees, and files that are broken."""
+"""The readers of licensed databases and of own scans: trees laid out alike, and broken files."""
 
 import os
 import random
@@ -196,9 +196,13 @@ def test_a_dataset_without_its_folder_is_one_sentence(name, message, tmp_path):
         open_dataset(name, tmp_path)
 
 
-# Broken files. Each reader ends in a face or in one ScanFormatError, in time and memory in proportion to the file.
+# Broken files. Each reader ends in a face or in one ScanFormatError, in time and memory in
+# proportion to the file.
 
-VRML = "#VRML V2.0 utf8\nShape {{ geometry IndexedFaceSet {{ coord Coordinate {{ point [ {points} ] }}\ncoordIndex [ {index} ] }} }}"
+VRML = (
+    "#VRML V2.0 utf8\nShape {{ geometry IndexedFaceSet {{ "
+    "coord Coordinate {{ point [ {points} ] }}\ncoordIndex [ {index} ] }} }}"
+)
 
 
 @pytest.mark.parametrize(

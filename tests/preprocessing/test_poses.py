@@ -50,7 +50,7 @@ def dense(database, few):
 
 
 def visible_by_planes(points, camera):
-    """A flipped point is a corner of the hull if some plane through it has all others on one side."""
+    """A flipped point is a corner of the hull if a plane through it has all others on one side."""
     from_camera = [point - camera for point in points]
     radius = 10**RADIUS_EXPONENT * max(np.linalg.norm(point) for point in from_camera)
     corners = [
@@ -71,7 +71,7 @@ def visible_by_planes(points, camera):
 
 
 def visible_by_rays(points, surface, triangles):
-    """No triangle lies between a point and the camera; the first 0.3 mm may be the point's noise."""
+    """No triangle lies between a point and the camera; 0.3 mm may be the point's own noise."""
     scene = rtcore_scene.EmbreeScene()
     TriangleMesh(scene, surface.astype(np.float32), triangles.astype(np.int32))
     towards = (CAMERA - points) / np.linalg.norm(CAMERA - points, axis=1, keepdims=True)

@@ -19,7 +19,10 @@ def test_registration_finds_the_true_pose(database):
 
 
 def test_damaged_faces_register_from_any_pose_up_to_30_degrees_and_200_mm(database):
-    """Spikes, hair, collar, a missing cheek; what fails must be doubtful. `tests/registration_cases.py` draws more."""
+    """Spikes, hair, collar, a missing cheek; what fails must be doubtful.
+
+    `tests/registration_cases.py` draws more.
+    """
     outcomes = [registered_case(database, number, seed=1) for number in range(40)]
     good = np.array([angle < 2 and shift < 3 for _, angle, shift in outcomes])
     doubtful = np.array([registration.is_doubtful() for registration, _, _ in outcomes])

@@ -26,7 +26,7 @@ def head():
 
 
 def complete_scan(database, head, key):
-    """The true surface of a scan's face, in the head's frame: dense, without noise, hole or hair."""
+    """The true surface of a scan's face, in the head's frame, without noise, hole or hair."""
     truth = database.truth(key)
     surface = head.subdivide(
         head.pose_face(database.true_neutral(key.subject), truth.activation)[None]

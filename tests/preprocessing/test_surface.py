@@ -1,4 +1,4 @@
-"""Nearest points on a mesh against libigl's, and in bounded memory; borders against a plain count."""
+"""Nearest points on a mesh against libigl's, and in bounded memory; borders against a count."""
 
 import numpy as np
 import pytest

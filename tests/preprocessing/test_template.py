@@ -11,7 +11,8 @@ from tools import make_template
 def test_template_is_the_one_its_recipe_makes():
     shipped, built = common_mesh.load(), make_template.build()
     assert shipped.vertices.shape == (39_923, 3)
-    # of two equally far points another processor's last digit may take the other first: the same points, nearly all
+    # of two equally far points another processor's last digit may take the other first: the
+    # points are the same, nearly all
     apart = cKDTree(shipped.vertices).query(built.vertices)[0]
     assert np.quantile(apart, 0.99) < 2e-3 and apart.max() < 2 * make_template.SPACING
     assert np.allclose(shipped.vertices[:512], built.vertices[:512], atol=2e-3)
