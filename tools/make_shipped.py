@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from drfer.common.device import keep_freed_memory
 from drfer.common.files import cache_folder, written_whole
-from drfer.evaluation.experiment import Experiment, Run, prepare_faces, provenance
+from drfer.evaluation.experiment import Experiment, prepare_faces, provenance
 from drfer.evaluation.presets import PRESETS, Preset
 from drfer.evaluation.result import load_results
 from drfer.evaluation.rows import METHOD
+from drfer.evaluation.run import Run
 from drfer.evaluation.statistics import accuracy_by_fold
 from drfer.evaluation.store import Store
 from drfer.models.drfer import DrFER

@@ -11,6 +11,7 @@ from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD
 from drfer.evaluation.statistics import accuracy_by_fold, summarise
+from drfer.figures.strips import strips
 from drfer.figures.style import (
     BLUE,
     COLOURS,
@@ -24,7 +25,6 @@ from drfer.figures.style import (
     literal,
     look,
     sheet,
-    strips,
 )
 from drfer.figures.tables import statistic
 from drfer.training.stages import STAGES

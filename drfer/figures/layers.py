@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from drfer.figures.faces import Surface, Window, colour_map, surface
+from drfer.figures.faces import Window, colour_map
+from drfer.figures.shading import Surface, surface
 
 Scale = tuple[float, float, str]
 """Least and largest value that colours stand for, and what they are, with the unit."""

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.evaluation.rows import BASELINE, METHOD
-from drfer.figures.style import COLOURS, GREY, NORMAL, NOT_RUN, SMALL, look, strips
+from drfer.figures.strips import strips
+from drfer.figures.style import COLOURS, GREY, NORMAL, NOT_RUN, SMALL, look
 
 _OUTLINED = {"edgecolor": "white", "linewidth": 0.7}
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drfer.evaluation.result import Result
-from drfer.figures.faces import mesh_trace, surface
+from drfer.figures.faces import mesh_trace
 from drfer.figures.maps import has_manifold, trajectories
 from drfer.figures.portraits import has_rotated_faces
+from drfer.figures.shading import surface
 from drfer.figures.style import COLOURS, NOT_RUN
 
 if TYPE_CHECKING:
@@ -33,9 +35,9 @@ def pages(results: list[Result]) -> dict[str, str]:
 
 def turned_manifold(results: list[Result]) -> go.Figure:
     """Return figure 1 on three principal components."""
-    figure = _scenes(results, 1, [has_manifold(result) for result in results])
-    for row, result in enumerate(results, 1):
-        for line in trajectories(result.samples, 3)[1] if has_manifold(result) else ():
+    figure, shown = _scenes(results, has_manifold, 1)
+    for row, result in enumerate(shown, 1):
+        for line in trajectories(result.samples, 3)[1]:
             x, y, z = line.mean.T
             steps = range(1, len(x))
             name, colour = line.expression, COLOURS[line.expression]
@@ -60,13 +62,12 @@ def turned_manifold(results: list[Result]) -> go.Figure:
 
 def turned_faces(results: list[Result]) -> go.Figure:
     """Return figure 4 with a slider for the pose; a turned face shows what the camera did not see."""
-    shown = [has_rotated_faces(result) for result in results]
-    figure = _scenes(results, 2, shown)
+    figure, shown = _scenes(results, has_rotated_faces, 2)
     pose_of_trace: list[int] = []
     labels: dict[int, str] = {}
     reach = 1.0
-    for row, result in enumerate(results, 1):
-        for column, poses in enumerate(result.samples.get("posed clouds", ()), 1):
+    for row, result in enumerate(shown, 1):
+        for column, poses in enumerate(result.samples["posed clouds"], 1):
             reach = max(reach, float(np.abs(poses).max()))
             for pose, cloud in enumerate(poses):
                 rotation, angle = result.heading["poses"][pose]
@@ -83,24 +84,31 @@ def turned_faces(results: list[Result]) -> go.Figure:
         for pose, label in labels.items()
     ]
     figure.update_layout(sliders=[{"steps": steps}] if steps else [])
-    sides = {f"{axis}axis_range": (-reach, reach) for axis in "xyz"}  # the same in every pose
     camera = {
-        "eye": {"x": 0, "y": 0, "z": 1.8},
+        "eye": {"x": 0, "y": 0, "z": 1},
         "up": {"x": 0, "y": 1, "z": 0},
         "projection": {"type": "orthographic"},
     }
-    return figure.update_scenes(aspectmode="cube", camera=camera, **sides)
+    sides = {
+        f"{axis}axis": {"range": (-reach, reach), "title": f"{axis}, mm", "nticks": 5}
+        for axis in "xyz"
+    }
+    sides["zaxis"] |= {"title": "", "showticklabels": False}  # it looks at the viewer
+    cube = {"aspectmode": "manual", "aspectratio": dict.fromkeys("xyz", 1.5)}
+    return figure.update_scenes(camera=camera, **sides, **cube)
 
 
-def _scenes(results: list[Result], columns: int, shown: list[bool]) -> go.Figure:
-    """A figure with a row of 3D panels for each evaluation."""
+def _scenes(
+    results: list[Result], has: Callable[[Result], bool], columns: int
+) -> tuple[go.Figure, list[Result]]:
+    """A figure with a row of 3D panels for each evaluation that has what is shown, and these."""
     from plotly.subplots import make_subplots
 
-    titles = [
-        html.escape(result.caption if has else f"{result.title}: {NOT_RUN}")
-        for result, has in zip(results, shown)
-        for _ in range(columns)
-    ]
-    specs = [[{"type": "scene"}] * columns] * len(results)
-    figure = make_subplots(len(results), columns, specs=specs, subplot_titles=titles)
-    return figure.update_layout(height=650 * len(results), template="plotly_white")
+    shown = [result for result in results if has(result)]
+    missing = [f"{result.title}: {NOT_RUN}" for result in results if not has(result)]
+    titles = [html.escape(result.caption) for result in shown for _ in range(columns)]
+    specs = [[{"type": "scene"}] * columns] * max(len(shown), 1)
+    figure = make_subplots(len(specs), columns, specs=specs, subplot_titles=titles)
+    said = {"text": html.escape("; ".join(missing)), "font": {"size": 12}}
+    figure.update_layout(height=650 * len(specs), template="plotly_white", title=said)
+    return figure, shown

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.figures.curves import rotations
-from drfer.figures.faces import draw_face, scale_bar, surface
-from drfer.figures.style import COLOURS, NORMAL, SMALL, literal, look, sheet, strips
+from drfer.figures.faces import draw_face, scale_bar
+from drfer.figures.shading import surface
+from drfer.figures.strips import strips
+from drfer.figures.style import COLOURS, NORMAL, SMALL, literal, look, sheet
 
 
 def has_rotated_faces(result: Result) -> bool:

@@ -6,14 +6,14 @@ Figures are made without pyplot, so that neither a display nor the user's settin
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import matplotlib.style
 import numpy as np
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -21,7 +21,6 @@ from scipy.spatial import cKDTree
 from drfer.common.errors import DrferError
 from drfer.common.files import written_whole
 from drfer.datasets.scan import EXPRESSIONS
-from drfer.evaluation.result import Result
 
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
 VERMILION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
@@ -69,40 +68,6 @@ def sheet(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, n
     """
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def strips(
-    results: list[Result],
-    has: Callable[[Result], object],
-    rows: int,
-    columns: int,
-    size: tuple[float, float],
-) -> tuple[Figure, list[tuple[Result, SubFigure, np.ndarray]]]:
-    """Return a figure with a titled strip of panels for each evaluation.
-
-    Args:
-        results: the evaluations.
-        has: whether an evaluation has what the figure shows; if not, its strip is a line that says so.
-        rows: how many rows of panels a strip has.
-        columns: how many columns.
-        size: width of the figure, and height of a strip, in inches.
-
-    Returns:
-        The figure, and for each evaluation with panels its result, its strip, and its axes, an array
-        of shape (rows, columns).
-    """
-    heights = [size[1] if has(result) else 0.5 for result in results]
-    figure = Figure(figsize=(size[0], sum(heights)), layout="constrained")
-    parts = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    shown = []
-    for part, result in zip(parts, results):
-        if has(result):
-            part.suptitle(literal(result.caption), size=NORMAL)
-            shown.append((result, part, part.subplots(rows, columns, squeeze=False)))
-        else:
-            said = literal(f"{result.title}: {NOT_RUN}")
-            part.text(0.5, 0.5, said, ha="center", va="center", color="#555555")
-    return figure, shown
 
 
 def literal(text: str, longest: int = 120) -> str:

@@ -16,9 +16,14 @@ def tiny_preset(monkeypatch):
 
 
 @pytest.fixture
+def no_figures(monkeypatch):
+    """The command line draws nothing; figures have tests of their own."""
+    monkeypatch.setattr("drfer.figures.paper.draw", draw_nothing)
+
+
+@pytest.fixture
 def command(monkeypatch, capsys):
     """Runs a command of `drfer` in this process: gives its exit code, and what it said."""
-    monkeypatch.setattr("drfer.figures.paper.draw", draw_nothing)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["drfer", *map(str, arguments)])

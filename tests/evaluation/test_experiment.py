@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from drfer.common.errors import DrferError
 from drfer.evaluation import experiment as module
 from drfer.evaluation.engine import missing, run_here
-from drfer.evaluation.experiment import LARGEST_SEED, Experiment, Run
+from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.rows import ROWS
+from drfer.evaluation.run import LARGEST_SEED, Run
 from drfer.evaluation.store import Store
 from drfer.training.stages import STAGES
 from drfer.training.trainer import Trainer
@@ -38,6 +39,7 @@ from pathlib import Path
 from drfer.datasets import open_dataset
 from drfer.evaluation import experiment
 from drfer.evaluation.presets import PRESETS
+from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 
 def announcing(self, name, *arguments):
@@ -46,7 +48,7 @@ def announcing(self, name, *arguments):
 
 experiment.CHECKPOINT_SECONDS = 0
 original, Store.save_checkpoint = Store.save_checkpoint, announcing
-run = experiment.Run(PRESETS["smoke"], fold=0)
+run = Run(PRESETS["smoke"], fold=0)
 faces = experiment.prepare_faces(open_dataset("anny3dfe", subjects=12), run.preset)
 experiment.Experiment(run, faces, Store(Path(sys.argv[1]))).train("iii")
 """
@@ -205,6 +207,7 @@ def changed_sizes(**fields):
 
 
 ALL_STAGES = tuple(STAGES)
+RUN_NUMBERS = ("fold", "seed", "repeat")
 CHANGES = {
     "triplet": (changed_losses(triplet=False), ("ii-expression", "iii")),
     "classification": (changed_losses(classification=False), ("ii-expression", "iii")),
@@ -240,6 +243,13 @@ def downstream(stages):
         if found & set(stage.parents):
             found.add(stage.name)
     return found
+
+
+def test_no_two_folds_seeds_and_repeats_share_a_name(faces, tmp_path):
+    runs = [replace(SMOKE_RUN, **{name: value}) for name in RUN_NUMBERS for value in range(3)]
+    for stage in ("i-expression", "iii"):
+        names = {Experiment(run, faces, Store(tmp_path)).name(stage) for run in runs}
+        assert len(names) == 1 + 2 * len(RUN_NUMBERS)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -306,7 +316,7 @@ def test_a_row_changes_what_it_names_and_nothing_else(row):
         plain, changed = SMOKE_RUN.preset.schedule(stage), run.preset.schedule(stage)
         assert changed.epochs == -(-plain.epochs * row.length // 1)
         augmentation = replace(plain.augmentation, **row.augmentation)
-        expected = replace(plain, **row.schedule, augmentation=augmentation, epochs=changed.epochs)
+        expected = replace(plain, augmentation=augmentation, epochs=changed.epochs)
         assert changed == expected
     assert (run.fold, run.seed, run.repeat, run.posed) == (0, 0, 0, False)
 

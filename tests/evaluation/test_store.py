@@ -4,12 +4,12 @@ import os
 import pickle
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from only_readable import as_a_user_who_may_only_read
 
 from drfer.common.errors import DamagedCacheError, DrferError
 from drfer.common.files import CacheFile, written_whole
@@ -208,29 +208,6 @@ def test_a_lock_is_held_until_its_process_ends(tmp_path):
 
 
 # ------------------------------------------------------------------- folders that cannot be written
-
-
-@contextmanager
-def as_a_user_who_may_only_read(folder):
-    """Nobody may write to a folder in the block; who runs the tests as root is somebody else."""
-    paths = [folder, *folder.rglob("*")]
-    modes = [path.stat().st_mode for path in paths]
-    open_to_all = [parent for parent in folder.parents if parent.stat().st_uid == os.getuid()]
-    parent_modes = [parent.stat().st_mode for parent in open_to_all]
-    is_root = os.geteuid() == 0
-    for path, mode in zip(open_to_all, parent_modes):
-        path.chmod(mode | 0o111)
-    for path in paths:
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    try:
-        if is_root:
-            os.seteuid(65534)
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-        for path, mode in zip([*paths, *open_to_all], [*modes, *parent_modes]):
-            path.chmod(mode)
 
 
 def test_a_store_that_can_only_be_read_is_read(tmp_path):

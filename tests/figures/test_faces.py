@@ -10,18 +10,15 @@ from drfer.datasets.scan import FaceScan, ScanKey
 from drfer.figures.faces import (
     BROWS,
     FACE,
-    LAMP,
     MOUTH,
     colour_map,
-    displacement,
     draw_face,
     mesh_trace,
     scale_bar,
     scan_sheet,
-    surface,
-    triangulated,
     windows,
 )
+from drfer.figures.shading import LAMP, displacement, surface, triangulated
 
 
 def sphere(points=2000, radius=80.0, keep=0.1):
@@ -237,6 +234,24 @@ def test_a_sheet_of_scans_has_one_scale_and_names_each(face):
     figure.savefig("/dev/null", format="png")
 
 
+def test_a_huge_scan_is_drawn_with_fewer_points_and_all_its_holes():
+    """A bulging sheet of 490,000 points with a hole of 30 mm: as large, as deep, and with the hole."""
+    x, y = (each.ravel() for each in np.meshgrid(*2 * [np.linspace(-75, 75, 700)]))
+    points = np.column_stack([x, y, 30 - (x**2 + y**2) / 200])
+    corner = np.arange(490_000).reshape(700, 700)[:-1, :-1].ravel()
+    halves = [[0, 1, 701], [0, 701, 700]]
+    triangles = np.concatenate([corner[:, None] + np.array(half) for half in halves])
+    triangles = triangles[np.hypot(x, y)[triangles].min(axis=1) > 15]
+    key = ScanKey("F0001", "fear", 4)
+    figure = scan_sheet([[FaceScan(points.astype("f4"), triangles.astype("i4"), key, "x")]], "huge")
+    drawn = mesh_of(figure.axes[0])._triangulation
+    assert len(drawn.x) < 80_000 and np.isclose(np.ptp(drawn.x), 150, atol=1)
+    assert 14 < np.hypot(drawn.x, drawn.y)[drawn.triangles].min() < 16
+    a, b, c = (np.stack([drawn.x, drawn.y], axis=1)[drawn.triangles[:, n]] for n in range(3))
+    (u, v), (s, t) = (b - a).T, (c - a).T
+    assert np.isclose(np.abs(u * t - v * s).sum() / 2, 150**2 - np.pi * 15**2, rtol=0.02)
+
+
 def test_a_scale_bar_is_as_long_as_it_says():
     axis = panel()
     axis.set(xlim=(-80, 80), ylim=(-97, 91))
@@ -252,7 +267,7 @@ def test_plotly_gets_the_same_surface_and_shade(face):
     assert np.allclose(trace["intensity"], drawn.creases)
     low, high = trace["cmin"], trace["cmax"]
     assert low <= drawn.creases.min() and drawn.creases.max() <= high
-    assert trace["colorscale"][0][1] == f"rgb({','.join(3 * [str(round(128 * low))])})"
+    assert trace["colorscale"][0][1] == "#" + 3 * f"{round(128 * low):02x}"
     valued = mesh_trace(drawn, values=np.full(len(drawn.points), np.nan))
     assert (valued["intensity"] == 0).all() and valued["coloraxis"] == "coloraxis"
     lamp = trace["lightposition"]

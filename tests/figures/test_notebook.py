@@ -7,7 +7,7 @@ import pytest
 from matplotlib.collections import PathCollection, TriMesh
 from PIL import Image
 
-from drfer.figures.faces import MOUTH, triangulated
+from drfer.figures.faces import MOUTH
 from drfer.figures.notebook import (
     Layer,
     close_up,
@@ -18,6 +18,7 @@ from drfer.figures.notebook import (
     still_figure,
     update_figure,
 )
+from drfer.figures.shading import triangulated
 
 CLOUD = np.random.default_rng(0).normal(size=(20, 3))
 DOTS = {"dots": True}

@@ -233,11 +233,12 @@ def test_what_is_missing_is_said_and_nothing_else_is_lost(
     for name, table in (("test", "table-3.md"), ("disentanglement", "table-disentanglement.md")):
         rows = [line for line in made[table][4:] if line.startswith("|")]
         assert all("not run" in line for line in rows) == (missing == name), name
-    result.save(tmp_path / "results" / result.name)
-    draw(tmp_path / "results", tmp_path / "out")
-    lacking = {"test": {"confusion.png", "table.md"}, "samples": {"faces.png"}}.get(missing, set())
-    of_the_run = {f"{result.name}/{name}" for name in OF_A_RUN - lacking}
-    assert files_in(tmp_path / "out") == FIGURES | TABLES | of_the_run
+    if missing in ("test", "samples"):
+        result.save(tmp_path / "results" / result.name)
+        draw(tmp_path / "results", tmp_path / "out")
+        lacking = {"test": {"confusion.png", "table.md"}, "samples": {"faces.png"}}[missing]
+        of_the_run = {f"{result.name}/{name}" for name in OF_A_RUN - lacking}
+        assert files_in(tmp_path / "out") == FIGURES | TABLES | of_the_run
 
 
 def test_a_fold_that_is_not_there_is_not_invented(made_result):
@@ -311,16 +312,19 @@ def test_faces_are_surfaces_in_one_scale(made_result, made_samples):
 
 
 def test_pages_show_every_pose_as_a_surface(made_result, made_samples):
-    figure = pages.turned_faces([made_result(samples=made_samples()), made_result("bu3dfe")])
+    result = made_result(samples=made_samples())
+    figure = pages.turned_faces([result, made_result("bu3dfe")])
     assert {trace.type for trace in figure.data} == {"mesh3d"} and len(figure.data) == 34
     [slider] = figure.layout.sliders
     for pose, step in enumerate(slider.steps):
         visible = step.args[0]["visible"]
         assert [i for i, shown in enumerate(visible) if shown] == [pose, 17 + pose]
-    titles = [annotation.text for annotation in figure.layout.annotations]
-    assert titles[2:] == 2 * ["BU-3DFE, classroom: not run"]
-    hostile = pages.turned_faces([made_result("<b>x")])
-    assert hostile.layout.annotations[0].text.startswith("&lt;b&gt;x")
+    assert figure.layout.title.text == "BU-3DFE, classroom: not run"
+    samples = result.samples
+    for hostile in (made_result("<b>x"), made_result("<b>x", samples=samples)):
+        drawn = pages.turned_faces([hostile])
+        texts = [drawn.layout.title.text, *(note.text for note in drawn.layout.annotations)]
+        assert any(text.startswith("&lt;b&gt;x") for text in texts)
 
 
 def test_the_manifold_starts_at_the_mean_neutral_and_keeps_distances(made_samples):
