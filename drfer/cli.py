@@ -237,7 +237,7 @@ def bench(json: Path | None = None) -> None:
     Args:
         json: a file for the same figures.
     """
-    from drfer.fast.bench import report
+    from drfer.bench import report
 
     print(report(json))
 

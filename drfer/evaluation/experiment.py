@@ -25,7 +25,7 @@ import drfer
 from drfer.common.device import device
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
-from drfer.evaluation.measures import MEASURES
+from drfer.evaluation.measures import MEASURES, Measure
 from drfer.evaluation.presets import Preset
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
 from drfer.evaluation.run import Run
@@ -101,23 +101,10 @@ class Experiment:
             what: its name in `MEASURES`.
         """
         name = self.measure_name(what)
-        with self.store.lock(name):
-            if record := self.store.record(name):
-                return record
-            measure = MEASURES[what]
-            for stage in measure.stages:
-                self.train(stage)
-            started = time.perf_counter()
-            arrays, measured = measure.function(self)
-            record = {
-                "measured": measured,
-                "seconds": round(time.perf_counter() - started, 1),
-                "provenance": provenance(),
-            }
-            self.store.save(
-                name, {key: torch.tensor(array) for key, array in arrays.items()}, record
-            )
+        if record := self.store.record(name):
             return record
+        with self.store.lock(name):
+            return self.store.record(name) or self._measure(MEASURES[what], name)
 
     def measure_name(self, what: str) -> str:
         """Return the name of a measure's result in the store."""
@@ -209,6 +196,20 @@ class Experiment:
             }
         record = json.loads(json.dumps(record))  # as the store will give it back
         self.store.save(name, _weights_of(trainer.model, stage), record)
+        return record
+
+    def _measure(self, measure: Measure, name: str) -> dict:
+        for stage in measure.stages:
+            self.train(stage)
+        started = time.perf_counter()
+        arrays, measured = measure.function(self)
+        record = {
+            "measured": measured,
+            "seconds": round(time.perf_counter() - started, 1),
+            "provenance": provenance(),
+        }
+        tensors = {key: torch.tensor(array) for key, array in arrays.items()}
+        self.store.save(name, tensors, record)
         return record
 
     def _trainer(self, stage: Stage) -> Trainer:

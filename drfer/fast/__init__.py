@@ -6,7 +6,8 @@ Everything here gives what its plain twin in `drfer.models` gives, in less time:
 - `rows`: batch norm, ReLU and maximum between the linear layers of a PointNet
 - `points`: farthest point sampling, ball query and nearest neighbours
 - `compiled`: how all loops here are compiled and called
-- `bench`: how much time it saves (`drfer bench`)
+
+`drfer bench` says how much time it saves.
 
 One switch turns it off: with `DRFER_FAST=0` in the environment the plain forms serve.
 """

@@ -23,6 +23,9 @@ CREASES = (0.55, 1.2)
 _DETAIL = 0.04
 """What is smaller than this share of a face's extent (6 mm) is taken for noise when it is shaded."""
 
+_MOST = 24
+"""Neighbours of a point at most: a live picture has to answer at once."""
+
 
 @dataclass(frozen=True, eq=False)
 class Surface:
@@ -137,20 +140,21 @@ def _normals_of_mesh(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Sum of the normals of each point's triangles, by area, shape (n, 3)."""
     a, b, c = (points[triangles[:, corner]] for corner in range(3))
     across = np.cross(b - a, c - a)
-    normals = np.zeros_like(points)
-    for corner in range(3):
-        np.add.at(normals, triangles[:, corner], across)
-    return normals
+    corners = triangles.ravel()
+    sums = [
+        np.bincount(corners, weights=np.repeat(axis, 3), minlength=len(points)) for axis in across.T
+    ]
+    return np.stack(sums, axis=1)
 
 
 def _neighbours(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each point's neighbours as indices and weights, (n, k) each: those within the detail drawn."""
     low, high = np.percentile(points, (2, 98), axis=0)
-    tree = cKDTree(points)
-    spacing = np.median(tree.query(points, k=2)[0][:, 1])
+    distance, neighbours = cKDTree(points).query(points, k=min(_MOST, len(points)))
+    spacing = np.median(distance[:, 1])
     within = 3 * (_DETAIL * (high - low).max() / max(spacing, 1e-12)) ** 2
-    count = min(int(np.clip(within, 9, 36)), len(points))
-    distance, neighbours = tree.query(points, k=count)
+    count = int(np.clip(within, 9, _MOST))
+    distance, neighbours = distance[:, :count], neighbours[:, :count]
     weights = np.exp(-((distance / (0.7 * distance[:, -1:] + 1e-12)) ** 2))
     return neighbours, weights / weights.sum(axis=1, keepdims=True)
 
@@ -170,6 +174,7 @@ def _creases(
 ) -> np.ndarray:
     """Factors of brightness: dark where the neighbours rise above a point's tangent plane."""
     away = points[neighbours[:, 1:]] - points[:, None]
-    rise = np.einsum("nki,ni->nk", away, normals) / (np.linalg.norm(away, axis=2) + 1e-12)
+    length = np.sqrt(np.einsum("nki,nki->nk", away, away))
+    rise = np.einsum("nki,ni->nk", away, normals) / (length + 1e-12)
     smooth = (weights * rise.mean(axis=1)[neighbours]).sum(axis=1)
     return np.clip(np.exp(-3 * smooth), *CREASES)

@@ -7,6 +7,7 @@ from driver import TINY, draw_nothing
 
 from drfer.cli import main
 from drfer.evaluation.presets import PRESETS
+from drfer.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -36,3 +37,13 @@ def command(monkeypatch, capsys):
         return code, capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def nothing_trains(monkeypatch):
+    """Whoever trains fails."""
+
+    def refuse(self):
+        raise AssertionError("something is trained")
+
+    monkeypatch.setattr(Trainer, "train_epoch", refuse)

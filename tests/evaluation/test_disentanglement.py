@@ -21,8 +21,8 @@ from drfer.evaluation.disentanglement import (
     transfer_pairs,
     true_faces,
 )
-from drfer.evaluation.experiment import Run
 from drfer.evaluation.presets import PRESETS
+from drfer.evaluation.run import Run
 from drfer.preprocessing import template as common_mesh
 from drfer.training.data import FoldData
 from drfer.training.trainer import fresh_model

@@ -18,7 +18,6 @@ from drfer.evaluation.result import load_result
 from drfer.evaluation.rows import METHOD
 from drfer.evaluation.store import Store
 from drfer.training.stages import STAGES
-from drfer.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,14 +42,6 @@ def saved(monkeypatch):
 
     monkeypatch.setattr(Store, "save", save)
     return names
-
-
-@pytest.fixture
-def nothing_trains(monkeypatch):
-    def refuse(self):
-        raise AssertionError("something is trained")
-
-    monkeypatch.setattr(Trainer, "train_epoch", refuse)
 
 
 # --------------------------------------------------------------------------- one fold, and all folds

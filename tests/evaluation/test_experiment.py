@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from driver import TINY
+from only_readable import as_a_user_who_may_only_read
 from safetensors.torch import load_file
 
 from drfer.common.errors import DrferError
@@ -153,6 +154,23 @@ def test_a_measure_is_taken_once(finished, faces, monkeypatch):
     monkeypatch.setitem(MEASURES, "features", replace(MEASURES["features"], function=never))
     assert experiment.measure("features") == made
     assert {"measured", "seconds", "provenance"} == made.keys()
+
+
+def test_a_finished_store_may_be_one_that_can_only_be_read(finished, faces, nothing_trains):
+    experiment = Experiment(Run(TINY, 0), faces, finished.store)
+    with as_a_user_who_may_only_read(finished.store.root):
+        assert len(experiment.test("iii")["truth"]) == 36
+        experiment.model("iii")
+        assert experiment.measure("features")["measured"]["labels"]
+        with pytest.raises(DrferError, match="cannot write to"):
+            experiment.train("head")
+
+
+def test_only_stages_that_train_what_is_tested_have_a_test(finished, faces):
+    experiment = Experiment(Run(TINY, 0), faces, finished.store)
+    assert experiment.test("iii").keys() == {"truth", "predicted"}
+    with pytest.raises(DrferError, match="nobody is tested after ii-identity"):
+        experiment.test("ii-identity")
 
 
 def test_a_model_has_the_weights_of_its_stages_and_no_others(undisturbed):

@@ -14,12 +14,13 @@ from drfer.common.errors import DrferError
 from drfer.evaluation import run as run_module
 from drfer.evaluation.collect import collect
 from drfer.evaluation.engine import status
-from drfer.evaluation.experiment import Experiment, Run
+from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import MOST_REPEATS, Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
 from drfer.evaluation.rows import METHOD, ROWS, names_in
+from drfer.evaluation.run import Run
 from drfer.evaluation.statistics import summarise
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet

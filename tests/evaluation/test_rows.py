@@ -25,6 +25,7 @@ def test_a_stage_and_a_row_are_added_by_one_entry_each(faces, tmp_path, monkeypa
         name="longer",
         title="stage i, and then some",
         epochs={"full": 40, "smoke": 3},
+        seed=99,
         tested=True,
     )
     row = Row(

@@ -18,13 +18,14 @@ from random_faces import (
     trainer_of,
 )
 
-from drfer.evaluation.experiment import Experiment, Run
+from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.presets import Preset
 from drfer.evaluation.protocol import Protocol
+from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.models.branch import ModelSizes
 from drfer.training.losses import chamfer_distance
-from drfer.training.stages import STAGES, LossSettings, Schedule
+from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -192,7 +193,7 @@ def test_stage_terms_compare_with_the_targets_of_their_equations(data):
 # ------------------------------------------------------------------------------- what a result depends on
 
 LOSS_FIELDS = [field.name for field in fields(LossSettings)]
-SWITCHES = ("skips", "gaussian_feature")
+SWITCHES = sorted(MODEL_SWITCHES)
 OTHER_VALUES = {"divergence": "kl", "mining": "hard", "reduction": "mean"}
 """Of the settings that are words; the others are negated or doubled."""
 
@@ -303,16 +304,24 @@ def test_parents_come_before_their_children():
         assert all(order.index(parent) < order.index(stage.name) for parent in stage.parents)
 
 
-def test_no_stage_takes_anothers_seed():
-    """A stage's position gives its seed, and names in stores do not tell it."""
-    assert list(STAGES)[:9] == [
-        "i-expression",
-        "i-identity",
-        "i-fusion",
-        "ii-expression",
-        "ii-identity",
-        "iii",
-        "head",
-        "ii-control",
-        "iii-control",
-    ]
+def test_no_stage_takes_anothers_seed(faces, tmp_path, monkeypatch):
+    seeds = {name: stage.seed for name, stage in STAGES.items()}
+    assert seeds == {
+        "i-expression": 0,
+        "i-identity": 1,
+        "i-fusion": 2,
+        "ii-expression": 3,
+        "ii-identity": 4,
+        "iii": 5,
+        "head": 6,
+        "ii-control": 7,
+        "iii-control": 8,
+    }
+    assert max(seeds.values()) < 100, "the seeds of the next run begin there"
+    experiment = Experiment(tiny_run(), faces, Store(tmp_path))
+    name = experiment.name("i-fusion")
+    assert experiment._trainer(STAGES["i-fusion"]).seed == 2
+    monkeypatch.setitem(STAGES, "i-fusion", replace(STAGES["i-fusion"], seed=20))
+    later = Experiment(replace(tiny_run(), seed=3), faces, Store(tmp_path))
+    assert later._trainer(STAGES["i-fusion"]).seed == 320
+    assert Experiment(tiny_run(), faces, Store(tmp_path)).name("i-fusion") != name

@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 import torch
 
+from drfer import bench
+from drfer.bench import Timing
 from drfer.common.errors import DrferError
 from drfer.evaluation.presets import PRESETS
-from drfer.fast import bench
-from drfer.fast.bench import Timing
 from drfer.training.stages import STAGES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -25,7 +25,7 @@ ROWS = [
 ]
 KILLED = """
 from functools import partial
-from drfer.fast import bench
+from drfer import bench
 forever = "import time\\nprint('working', flush=True)\\ntime.sleep(600)"
 bench._in_a_process(partial(exec, forever))
 """
