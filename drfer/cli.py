@@ -75,8 +75,7 @@ class Selection:
     preset: str = "classroom"
     """paper, classroom or smoke"""
     rows: tuple[str, ...] = ("main",)
-    """main (baseline and DrFER), table3 (its nine rows and the control), control, readings (where
-    the paper is silent), or names of rows"""
+    """main (baseline and DrFER), table3 (and the control), control, readings, or names of rows"""
     measures: tuple[str, ...] = ()
     """all, or of pose, features, disentanglement, diagnosis, curves, samples"""
     folds: tuple[int, ...] = ()
