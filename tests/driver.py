@@ -51,6 +51,14 @@ def start(*arguments, **options) -> subprocess.Popen:
     )
 
 
+def counts(text):
+    """The table of `drfer status`: done, running, failed and to do of each kind."""
+    lines = (line.split() for line in text.splitlines())
+    return {
+        line[0]: tuple(map(int, line[1:])) for line in lines if len(line) == 5 and line[1].isdigit()
+    }
+
+
 def draw_nothing(results, out):
     """Stand in for the figures, which have tests of their own."""
     for result in results.glob("*/result.json"):

@@ -1,4 +1,4 @@
-"""Faces made of random numbers, and a very small model, for tests of training that need no real face."""
+"""Faces made of random numbers, and a very small model, for tests of training."""
 
 from dataclasses import replace
 

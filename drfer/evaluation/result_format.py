@@ -1,6 +1,6 @@
 """The one parser of an evaluation's files: everything that is not as it should be is refused.
 
-Each `parse` function raises some exception for content of another form; its text says what is wrong.
+Each `parse` function raises some exception for content of another form; its text says why.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def parse_result(text: str) -> tuple[dict, dict[str, dict]]:
 
 
 def position_of(entry: dict) -> tuple:
-    """Return where an entry stands in result.json: in the order of the tables, whoever made it when.
+    """Return where an entry stands in result.json, which is in the order of the tables.
 
     Two entries of one position would count twice.
     """

@@ -15,6 +15,10 @@ Scale = tuple[float, float, str]
 """Least and largest value that colours stand for, and what they are, with the unit."""
 
 
+_SMOOTHED_LIVE = 2500
+"""Points of the largest surface whose shading is smoothed in a live picture."""
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One face, cloud, mesh, plane or curve of a panel.
@@ -59,6 +63,12 @@ class Layer:
     def surface(self) -> Surface:
         """The surface that is drawn: of all points that are finite."""
         return surface(self.points[self._drawn], self.triangles)
+
+    @cached_property
+    def live_surface(self) -> Surface:
+        """The same for a live picture, which has to answer at once: large ones are not smoothed."""
+        points = self.points[self._drawn]
+        return surface(points, self.triangles, smooth=len(points) <= _SMOOTHED_LIVE)
 
     @property
     def shades(self) -> np.ndarray | None:

@@ -120,7 +120,7 @@ def update_figure(figure: go.FigureWidget, picture: Picture) -> None:
 def _trace(layer: Layer) -> dict:
     """Plotly's trace of a layer."""
     if layer.is_surface:
-        return mesh_trace(layer.surface, layer.colour or CLAY, layer.shades)
+        return mesh_trace(layer.live_surface, layer.colour or CLAY, layer.shades)
     colours = {"color": layer.colour or GREY}
     if layer.shades is not None:
         colours = {"color": layer.shades, "coloraxis": "coloraxis"}

@@ -51,7 +51,9 @@ class Surface:
         return (_AMBIENT + _DIFFUSE * lit + _FILL * filled) * self.creases
 
 
-def surface(points: np.ndarray, triangles: np.ndarray | None = None) -> Surface:
+def surface(
+    points: np.ndarray, triangles: np.ndarray | None = None, smooth: bool = True
+) -> Surface:
     """Return the surface of a mesh, or of a cloud.
 
     A cloud is triangulated in a plane, and triangles with long edges are left out: those that span
@@ -61,6 +63,8 @@ def surface(points: np.ndarray, triangles: np.ndarray | None = None) -> Surface:
     Args:
         points: shape (n, 3), mm, +y up and +z towards the viewer.
         triangles: indices of points, shape (m, 3), of a mesh; None for a cloud.
+        smooth: whether noise is smoothed away and creases are darkened, which takes 60 ms for a
+            scan of 7,500 points.
     """
     points = np.asarray(points, dtype=np.float64)
     triangles = triangulated(points) if triangles is None else np.asarray(triangles)
@@ -68,7 +72,9 @@ def surface(points: np.ndarray, triangles: np.ndarray | None = None) -> Surface:
     if facing[:, 2].sum() < 0:  # some formats wind their triangles the other way round
         triangles, facing = triangles[:, ::-1], -facing
     facing[~facing.any(axis=1)] = (0, 0, 1)  # those that no triangle has look at the viewer
-    if len(points) < 3:
+    if len(points) < 3 or not smooth:
+        length = np.linalg.norm(facing, axis=1, keepdims=True)
+        facing = facing / np.maximum(length, 1e-12)
         return Surface(points, triangles, facing, np.ones(len(points)))
     neighbours, weights = _neighbours(points)
     middle, normals = _fitted_planes(points, neighbours, weights)

@@ -4,9 +4,11 @@ import sys
 
 import pytest
 from driver import TINY, draw_nothing
+from stored_results import STORED
 
 from drfer.cli import main
 from drfer.evaluation.presets import PRESETS
+from drfer.evaluation.result import load_result
 from drfer.training.trainer import Trainer
 
 
@@ -47,3 +49,9 @@ def nothing_trains(monkeypatch):
         raise AssertionError("something is trained")
 
     monkeypatch.setattr(Trainer, "train_epoch", refuse)
+
+
+@pytest.fixture(scope="session")
+def stored():
+    """A real result, which came with the source code."""
+    return load_result(STORED)

@@ -1,12 +1,14 @@
-"""From the store to a result: the same bytes in whatever order, and nothing of something else in it."""
+"""From the store to a result: the same bytes in any order, and nothing of something else."""
 
 import itertools
 import json
+import random
 import shutil
 from dataclasses import replace
 
 import pytest
 from driver import TINY, same_result, tiny_request
+from mutants import mutate
 
 from drfer.common.errors import DrferError
 from drfer.evaluation.collect import collect, earlier_result
@@ -84,7 +86,7 @@ def test_the_order_of_the_jobs_does_not_matter(finished, faces, tmp_path):
     assert load_result(tmp_path / "again").rows == finished.result.rows
 
 
-# --------------------------------------------------------------------------------- results that grow
+# -------------------------------------------------------------------------------- results that grow
 
 PARTS = (("stage i", 0, ()), (METHOD, 1, ("features",)), ("w/o L_tri", 1, ()), ("stage i", 1, ()))
 
@@ -122,7 +124,7 @@ def test_what_is_missing_in_the_store_stays_missing(finished, faces, tmp_path):
     assert collect(tiny_request(("main",), (), (0,)), faces, store, tmp_path).rows == ["stage i"]
 
 
-# --------------------------------------------------------------------- folders that hold something else
+# ----------------------------------------------------------------- folders that hold something else
 
 
 @pytest.fixture
@@ -192,6 +194,23 @@ def test_a_result_of_another_form_is_not_replaced(finished, faces, folder, conte
     (folder / "result.json").write_text(content)
     sentence = "result.json is not a result of this version of drfer"
     assert_refused(finished.request, faces, finished.store, folder, sentence)
+
+
+def test_a_mutant_is_kept_or_refused_in_one_sentence(finished, faces, folder):
+    """A real result.json with something changed by chance, in a folder that is to grow."""
+    path = folder / "result.json"
+    original, refused = path.read_bytes(), 0
+    for number in range(200):
+        content = json.loads(original)
+        mutate(content, random.Random(number))
+        path.write_text(json.dumps(content))
+        try:
+            earlier_result(finished.request, faces, finished.store, folder)
+        except DrferError as refusal:
+            refused += 1
+            assert "\n" not in str(refusal)
+            assert str(folder) in str(refusal)
+    assert 100 < refused < 200
 
 
 def test_broken_samples_are_not_replaced(finished, faces, folder):

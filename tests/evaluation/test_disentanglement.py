@@ -97,7 +97,7 @@ def test_the_true_face_of_the_average_head_is_the_template():
     average = SimpleNamespace(true_neutral=lambda subject: head.average)
     face = true_faces(average, "nobody", np.zeros((1, len(head.units))))[0]
     apart = np.linalg.norm(face - common_mesh.load().vertices, axis=1)
-    # on some processors the head model puts a few vertices at the corners of the eyes 0.2 mm elsewhere
+    # on some processors a few vertices at the corners of the eyes lie 0.2 mm elsewhere
     assert (apart > 0.05).sum() < 20
     assert apart.max() < 0.25
 

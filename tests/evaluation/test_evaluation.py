@@ -44,7 +44,7 @@ def saved(monkeypatch):
     return names
 
 
-# --------------------------------------------------------------------------- one fold, and all folds
+# -------------------------------------------------------------------------- one fold, and all folds
 
 
 def test_one_fold_is_a_cross_validation_of_one_fold(
@@ -84,7 +84,7 @@ def test_one_fold_is_a_cross_validation_of_one_fold(
         assert here.read_bytes() == there.read_bytes(), "in either order"
 
 
-# ------------------------------------------------------------------------- refused before anything runs
+# --------------------------------------------------------------------- refused before anything runs
 
 
 def changed_heading(**fields):
@@ -189,7 +189,7 @@ def test_mistakes_are_one_sentence(
         assert time.process_time() - started < 1
 
 
-# ---------------------------------------------------------------------------------- killed, and in twos
+# ------------------------------------------------------------------------------ killed, and in twos
 
 
 def test_killed_five_times_it_ends_with_the_same_bytes(finished, tmp_path):
@@ -228,7 +228,7 @@ def test_two_drivers_on_one_store_share_the_work(finished, faces, tmp_path):
 def test_a_store_with_all_weights_cut_off_is_repaired_in_one_run(
     command, tiny_preset, no_figures, finished, faces, tmp_path
 ):
-    """A fold's measure is missing, so that the weights are needed; nothing of it needs a second run."""
+    """A measure is missing, so that the weights are needed."""
     shutil.copytree(finished.store.root, tmp_path / "store")
     for name, job in finished.jobs.items():
         if job.what == "features":

@@ -1,4 +1,4 @@
-"""A row of a table is data: to add one, and a stage that it is tested after, takes one entry each."""
+"""A row of a table is data: a row and a stage are added by one entry each."""
 
 from dataclasses import replace
 

@@ -26,7 +26,7 @@ from drfer.training.losses import chamfer_distance
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-# ----------------------------------------------------------------------------------- random input dropout
+# ----------------------------------------------------------------------------- random input dropout
 
 
 def numbered_clouds(batch, points):
@@ -73,7 +73,7 @@ def test_the_generator_alone_decides_what_is_dropped():
     assert not first.equal(other)
 
 
-# ---------------------------------------------------------------------------------------- scans of a fold
+# ---------------------------------------------------------------------------------- scans of a fold
 
 
 def test_a_fold_tests_on_its_test_subjects_and_trains_on_the_others(faces, data):
@@ -173,7 +173,7 @@ def test_a_training_subject_needs_exactly_one_neutral_scan(faces, change):
         fold_data(some_of(faces, changed[change]))
 
 
-# ---------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 def test_an_epoch_is_every_training_scan_once_in_an_order_of_its_own(data):

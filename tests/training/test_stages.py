@@ -56,7 +56,7 @@ def fixed_batch(data, schedule=ONE_BATCH):
     return next(batches(data, schedule))
 
 
-# ------------------------------------------------------------------------------------ weights and terms
+# -------------------------------------------------------------------------------- weights and terms
 
 
 def changed_by_one_step(trainer):
@@ -190,7 +190,7 @@ def test_stage_terms_compare_with_the_targets_of_their_equations(data):
     torch.testing.assert_close(alone, chamfer_distance(fused, batch.whole).mean())
 
 
-# ------------------------------------------------------------------------------- what a result depends on
+# ------------------------------------------------------------------------- what a result depends on
 
 LOSS_FIELDS = [field.name for field in fields(LossSettings)]
 SWITCHES = sorted(MODEL_SWITCHES)
