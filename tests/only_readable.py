@@ -5,11 +5,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def as_a_user_who_may_only_read(folder):
-    """Nobody may write to a folder in the block; who runs the tests as root is somebody else."""
-    paths = [folder, *folder.rglob("*")]
+def as_a_user_who_may_only_read(*folders):
+    """Nobody may write to these folders in the block; who runs the tests as root is somebody else."""
+    paths = [path for folder in folders for path in (folder, *folder.rglob("*"))]
     modes = [path.stat().st_mode for path in paths]
-    open_to_all = [parent for parent in folder.parents if parent.stat().st_uid == os.getuid()]
+    above = {parent for folder in folders for parent in folder.parents}
+    open_to_all = [parent for parent in above if parent.stat().st_uid == os.getuid()]
     parent_modes = [parent.stat().st_mode for parent in open_to_all]
     is_root = os.geteuid() == 0
     for path, mode in zip(open_to_all, parent_modes):

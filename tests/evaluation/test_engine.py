@@ -105,12 +105,12 @@ def test_status_of_a_store_that_can_only_be_read(finished, tmp_path):
 
 
 def test_the_status_command_reads_a_store_that_cannot_be_written(
-    command, tiny_preset, finished, tmp_path
+    command, tiny_preset, finished, cache, tmp_path
 ):
     """What is in it is counted, and what is missing is to do."""
     arguments = ("--preset", "smoke", "--folds", 0, 1, "--measures", "features")
     out = finished.folder
-    with as_a_user_who_may_only_read(out):
+    with as_a_user_who_may_only_read(out, cache):
         code, said = command("status", *arguments, "--folds", 0, 1, 2, "--out", out)
     assert code == 0, said.err
     assert counts(said.out)["iii"] == (2, 0, 0, 1)
