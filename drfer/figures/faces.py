@@ -103,6 +103,8 @@ def mesh_trace(face: Surface, colour: str = CLAY, values: np.ndarray | None = No
     if values is not None:
         known = np.nan_to_num(values).astype(np.float32)
         return trace | {"intensity": known, "coloraxis": "coloraxis"}
+    if (face.creases == 1).all():  # one colour is less to send and to draw
+        return trace | {"color": colour}
     ends = np.clip(np.outer(CREASES, to_rgb(colour)), 0, 1)
     return trace | {
         "intensity": face.creases.astype(np.float32),
