@@ -181,8 +181,10 @@ def test_all_cells_run_and_a_slider_changes_its_picture(page, request):
 def test_every_slider_and_menu_answers_within_200_ms(page, request):
     """In the page: from the move to the kernel, through it and back, until plotly has the new picture. The graphics card
     then draws it; here software does, for 3D in 0.1 to 0.3 s more, which says nothing about a reader's machine."""
+    pictures = page.locator(LIVE).all()
+    assert pictures
     slow = {}
-    for number, live in enumerate(page.locator(LIVE).all()):
+    for number, live in enumerate(pictures):
         live.scroll_into_view_if_needed()
         picture = live.locator(".js-plotly-plot").first.element_handle()
         controls = live.locator(".noUi-handle, select").all()
