@@ -19,6 +19,11 @@ from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import preprocess
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """The cache folder of this test run: nothing of the user's is read or written."""

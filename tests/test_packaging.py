@@ -63,7 +63,7 @@ LAYERS = (
     "fast.compiled fast.points fast",
     "datasets",
     "preprocessing",
-    "models fast.rows fast.row_loops fast.encoder",
+    "models fast.groups fast.group_loops fast.moments fast.encoder",
     "training",
     "evaluation",
     "figures",

@@ -23,12 +23,18 @@ def parallel_loops(function: Callable) -> Callable:
     and the result is kept on disk. It runs on as many threads as torch does.
     """
     loops = numba.njit(parallel=True, cache=True)(function)
+    compiled = set()
 
     @functools.wraps(function)
     def call(*arguments):
         use_torch_threads()
-        with interrupts_held():
+        types = tuple(getattr(argument, "dtype", type(argument)) for argument in arguments)
+        if types in compiled:
             return loops(*arguments)
+        with interrupts_held():
+            result = loops(*arguments)
+        compiled.add(types)
+        return result
 
     return call
 

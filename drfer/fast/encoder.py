@@ -1,15 +1,8 @@
-"""The PointNet++ encoder's forward pass in a form that is fast on a CPU.
+"""The PointNet++ encoder in a form that is fast on a CPU.
 
-Parameters, their names, and results are those of `drfer.models.pointnet2.Encoder`. Three changes
-save the time:
-
-1. The first shared layer runs before grouping. It is linear, so that for a point j in the ball of
-   centroid i, W [x_j - x_i ; f_j] = (W_x x_j + W_f f_j) - W_x x_i. So it has a row for each point
-   instead of one for each point of each ball. (In bfloat16 this rounds x_j before the difference is
-   taken, as if it were off by up to 0.2 mm.)
-2. Batch norm, ReLU and the next product are one operation (`drfer.fast.rows`).
-3. So are the last batch norm and the maximum, which comes before the last ReLU: both are monotone,
-   so that max(relu(h)) = relu(max(h)).
+Parameters, their names, and results are those of `drfer.models.pointnet2.Encoder`. What follows the
+choice of a level's groups is one operation (`drfer.fast.groups`), for all levels alike: the last one
+has a single group, of all points, around the origin.
 
 On other devices, or with DRFER_FAST=0 in the environment, the plain forward pass serves.
 """
@@ -18,12 +11,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from drfer import fast
-from drfer.fast.rows import norm_relu_linear, norm_relu_linear_norm_maximum
+from drfer.fast.groups import MOST_MEMBERS, describe_groups
 from drfer.models.pointnet2 import Encoder, EncoderSizes, SetAbstraction, SharedMLP
-from drfer.models.points import ball_query, gather
+from drfer.models.points import ball_query
 
 
 class FastSetAbstraction(SetAbstraction):
@@ -41,26 +33,12 @@ class FastSetAbstraction(SetAbstraction):
 
     def forward(self, points: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what `SetAbstraction.forward` does."""
-        if not _serves(points, self.shared):
-            return super().forward(points, features)
         sizes = self.sizes
+        if not _serves(points, self.shared, sizes.neighbours):
+            return super().forward(points, features)
         centroids = points[:, : sizes.centroids]
         neighbours = ball_query(points, centroids, sizes.radius, sizes.neighbours)
-        located, rows = self._first_layer(points, features)
-        rows = gather(rows, neighbours) - located[:, : sizes.centroids, None]
-        batch, groups, members, width = rows.shape
-        pooled = _rest_and_maximum(rows.view(-1, width), self.shared, members)
-        return centroids, pooled.view(batch, groups, -1)
-
-    def _first_layer(self, points: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return W_x x, and W_x x + W_f f, for every point: shape (B, N, width) each."""
-        weight = self.shared.linears[0].weight
-        if features is None:
-            located = linear(points, weight)
-            return located, located
-        of_coordinates, of_features = _in_autocast_dtype(weight).tensor_split([3], dim=1)
-        located = linear(points, of_coordinates.contiguous())
-        return located, located + linear(features, of_features.contiguous())
+        return centroids, describe_groups(points, centroids, neighbours, features, self.shared)
 
 
 class FastEncoder(Encoder):
@@ -77,41 +55,18 @@ class FastEncoder(Encoder):
         super().__init__(sizes)
         self.levels = nn.ModuleList(FastSetAbstraction(level) for level in self.levels)
 
-    def multiscale(self, cloud: Tensor) -> list[Tensor]:
-        """Return what `Encoder.multiscale` does."""
-        if not _serves(cloud, self.whole):
-            return super().multiscale(cloud)
-        points, features = cloud, None
-        pooled = []
-        for level in self.levels:
-            points, features = level(points, features)
-            pooled.append(features.amax(dim=1))
-        rows = torch.cat([points.to(features.dtype), features], dim=-1)
-        first = self.whole.linears[0](rows.flatten(0, 1))
-        return [*pooled, _rest_and_maximum(first, self.whole, members=rows.shape[1])]
+    def describe_whole(self, points: Tensor, features: Tensor) -> Tensor:
+        """Return what `Encoder.describe_whole` does."""
+        batch, count, _ = points.shape
+        if not _serves(points, self.whole, count):
+            return super().describe_whole(points, features)
+        everyone = torch.arange(count).expand(batch, 1, -1)
+        origin = points.new_zeros(batch, 1, 3)
+        return describe_groups(points, origin, everyone, features, self.whole)[:, 0]
 
 
-def _serves(cloud: Tensor, shared: SharedMLP) -> bool:
-    """Whether the fast form serves; it needs two layers, of which it joins the last two norms."""
-    return cloud.device.type == "cpu" and fast.enabled() and len(shared.norms) > 1
-
-
-def _rest_and_maximum(rows: Tensor, shared: SharedMLP, members: int) -> Tensor:
-    """Apply what follows the first product, and take the maximum over each group of rows."""
-    *weights, last_weight = [layer.weight for layer in shared.linears][1:]
-    *norms, norm, last_norm = shared.norms
-    for earlier, weight in zip(norms, weights):
-        rows = norm_relu_linear(rows, earlier, weight)
-    return norm_relu_linear_norm_maximum(rows, norm, last_weight, last_norm, members).relu()
-
-
-def _in_autocast_dtype(weight: Tensor) -> Tensor:
-    """Return a parameter, of which slices are to be taken, in the dtype that products run in.
-
-    Autocast converts a whole parameter once in a step, and the gradients of all its uses are added
-    up in that copy. Slices it converts anew at each use. A product with the identity, which is
-    exact, gives access to the copy.
-    """
-    if not torch.is_autocast_enabled(weight.device.type):
-        return weight
-    return linear(torch.eye(weight.shape[1]), weight).T
+def _serves(points: Tensor, shared: SharedMLP, members: int) -> bool:
+    """Whether the fast form serves; it needs two layers, and groups that are not too large."""
+    is_single = points.device.type == "cpu" and points.dtype == torch.float32
+    fits = len(shared.norms) > 1 and members <= MOST_MEMBERS
+    return is_single and fits and fast.enabled()

@@ -63,7 +63,7 @@ def along_curve(points: np.ndarray) -> np.ndarray:
     Returns:
         Indices into `points`, shape (N,), int64.
     """
-    return np.argsort(_morton_codes(np.ascontiguousarray(points)))
+    return _along_curve(np.ascontiguousarray(points))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -72,6 +72,14 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 @parallel_loops
 def _farthest_points(points, count, start):
+    chosen = np.empty((len(points), count), dtype=np.int64)
+    for cloud in numba.prange(len(points)):
+        _farthest_points_of_cloud(points[cloud], start, chosen[cloud])
+    return chosen
+
+
+@numba.njit(cache=True)
+def _farthest_points_of_cloud(points, start, chosen):
     """Farthest point sampling that updates distances only where they can change.
 
     A block (or group of blocks) stays as it is if its bounding box is farther from the latest point
@@ -79,36 +87,31 @@ def _farthest_points(points, count, start):
     subtraction, product and sum are monotone, so that the distance computed to a box is never more
     than the one computed to a point in it.
     """
-    batch = len(points)
-    chosen = np.full((batch, count), start, dtype=np.int64)
-    for cloud in numba.prange(batch):
-        order = np.argsort(_morton_codes(points[cloud]))
-        low, high = _boxes(points[cloud], order, BLOCK)
-        low_of_group, high_of_group = _boxes(points[cloud], order, BLOCK * GROUP)
-        # coordinate by coordinate, so that the inner loop runs in vector registers
-        xs = points[cloud, order, 0]
-        ys = points[cloud, order, 1]
-        zs = points[cloud, order, 2]
-        squared = np.full(len(order), np.inf, dtype=points.dtype)
-        farthest_of = np.full(len(low), np.inf, dtype=points.dtype)
-        farthest_of_group = np.full(len(low_of_group), np.inf, dtype=points.dtype)
-        for step in range(1, count):
-            x, y, z = points[cloud, chosen[cloud, step - 1]]
-            for group in range(len(low_of_group)):
-                to_group = _squared_to_box(low_of_group, high_of_group, group, x, y, z)
-                if to_group < farthest_of_group[group]:
-                    farthest_of_group[group] = -1
-                    for block in range(group * GROUP, min((group + 1) * GROUP, len(low))):
-                        if _squared_to_box(low, high, block, x, y, z) < farthest_of[block]:
-                            farthest = np.float32(-1)
-                            for i in range(block * BLOCK, min((block + 1) * BLOCK, len(order))):
-                                dx, dy, dz = xs[i] - x, ys[i] - y, zs[i] - z
-                                squared[i] = min(squared[i], dx * dx + dy * dy + dz * dz)
-                                farthest = max(farthest, squared[i])
-                            farthest_of[block] = farthest
-                        farthest_of_group[group] = max(farthest_of_group[group], farthest_of[block])
-            chosen[cloud, step] = _lowest_index(order, squared, farthest_of, farthest_of_group)
-    return chosen
+    order = _whole_blocks(_along_curve(points))
+    low, high = _boxes(points, order, BLOCK)
+    low_of_group, high_of_group = _boxes(points, order, BLOCK * GROUP)
+    # coordinate by coordinate, so that the inner loop runs in vector registers
+    xs, ys, zs = points[order, 0], points[order, 1], points[order, 2]
+    squared = np.full(len(order), np.inf, dtype=points.dtype)
+    farthest_of = np.full(len(low), np.inf, dtype=points.dtype)
+    farthest_of_group = np.full(len(low_of_group), np.inf, dtype=points.dtype)
+    chosen[0] = start
+    for step in range(1, len(chosen)):
+        x, y, z = points[chosen[step - 1]]
+        for group in range(len(low_of_group)):
+            to_group = _squared_to_box(low_of_group, high_of_group, group, x, y, z)
+            if to_group < farthest_of_group[group]:
+                farthest_of_group[group] = -1
+                for block in range(group * GROUP, min((group + 1) * GROUP, len(low))):
+                    if _squared_to_box(low, high, block, x, y, z) < farthest_of[block]:
+                        farthest = np.float32(-1)
+                        for i in range(block * BLOCK, block * BLOCK + BLOCK):
+                            dx, dy, dz = xs[i] - x, ys[i] - y, zs[i] - z
+                            squared[i] = min(squared[i], dx * dx + dy * dy + dz * dz)
+                            farthest = max(farthest, squared[i])
+                        farthest_of[block] = farthest
+                    farthest_of_group[group] = max(farthest_of_group[group], farthest_of[block])
+        chosen[step] = _lowest_index(order, squared, farthest_of, farthest_of_group)
 
 
 @numba.njit(cache=True, inline="always")
@@ -119,7 +122,7 @@ def _lowest_index(order, squared, farthest_of, farthest_of_group):
     for group in np.flatnonzero(farthest_of_group == farthest):
         for block in range(group * GROUP, min((group + 1) * GROUP, len(farthest_of))):
             if farthest_of[block] == farthest:
-                for i in range(block * BLOCK, min((block + 1) * BLOCK, len(order))):
+                for i in range(block * BLOCK, block * BLOCK + BLOCK):
                     if squared[i] == farthest and order[i] < lowest:
                         lowest = order[i]
     return lowest
@@ -133,6 +136,24 @@ def _squared_to_box(low, high, box, x, y, z):
     dy = max(low[box, 1] - y, y - high[box, 1], zero)
     dz = max(low[box, 2] - z, z - high[box, 2], zero)
     return dx * dx + dy * dy + dz * dz
+
+
+@numba.njit(cache=True)
+def _whole_blocks(order):
+    """Repeat the last index until the blocks are full: loops of a known length are faster."""
+    padded = np.full((len(order) + BLOCK - 1) // BLOCK * BLOCK, order[-1])
+    padded[: len(order)] = order
+    return padded
+
+
+@numba.njit(cache=True)
+def _along_curve(points):
+    """Return the order of points along Morton's curve, shape (N,)."""
+    keys = _morton_codes(points).astype(np.int64)
+    for i in range(len(keys)):
+        keys[i] = keys[i] << 32 | i
+    keys.sort()
+    return keys & 0xFFFFFFFF
 
 
 @numba.njit(cache=True)
@@ -164,72 +185,88 @@ def _boxes(points, order, size):
 
 @parallel_loops
 def _balls(points, centroids, radius, count):
-    """Ball query that ends its search of a ball as soon as the ball is full."""
     squared_radius = points.dtype.type(radius * radius)  # rounded as the distances are
-    batch, total, _ = points.shape
-    groups = centroids.shape[1]
-    index = np.zeros((batch, groups, count), dtype=np.int64)
-    for job in numba.prange(batch * groups):
-        cloud, group = job // groups, job % groups
-        x, y, z = centroids[cloud, group]
-        found = 0
-        for i in range(total):
-            dx, dy, dz = points[cloud, i, 0] - x, points[cloud, i, 1] - y, points[cloud, i, 2] - z
-            if dx * dx + dy * dy + dz * dz <= squared_radius:
-                index[cloud, group, found] = i
-                found += 1
-                if found == count:
-                    break
-        if found > 0:
-            index[cloud, group, found:] = index[cloud, group, 0]
+    index = np.empty((len(points), centroids.shape[1], count), dtype=np.int64)
+    for cloud in numba.prange(len(points)):
+        _balls_of_cloud(points[cloud], centroids[cloud], squared_radius, index[cloud])
     return index
+
+
+@numba.njit(cache=True)
+def _balls_of_cloud(points, centroids, squared_radius, index):
+    """Ball query that ends its search of a ball as soon as the ball is full."""
+    total, count = len(points), index.shape[1]
+    blocks = (total + BLOCK - 1) // BLOCK
+    places = np.full((3, blocks * BLOCK), np.inf, dtype=points.dtype)
+    places[:, :total] = points.T
+    xs, ys, zs = places[0], places[1], places[2]
+    squared = np.empty(BLOCK, dtype=points.dtype)
+    members = np.zeros(count + BLOCK, dtype=np.int64)
+    for group in range(len(centroids)):
+        x, y, z = centroids[group]
+        found = 0
+        for block in range(blocks):
+            for i in range(BLOCK):
+                dx, dy, dz = (
+                    xs[block * BLOCK + i] - x,
+                    ys[block * BLOCK + i] - y,
+                    zs[block * BLOCK + i] - z,
+                )
+                squared[i] = dx * dx + dy * dy + dz * dz
+            for i in range(BLOCK):  # without a branch: what is outside is written over
+                members[found] = block * BLOCK + i
+                found += squared[i] <= squared_radius
+            if found >= count:
+                break
+        if found == 0:
+            members[0] = 0
+        for k in range(count):
+            index[group, k] = members[k] if k < found else members[0]
 
 
 @parallel_loops
 def _nearest(queries, points):
+    index = np.empty(queries.shape[:2], dtype=np.int64)
+    for cloud in numba.prange(len(queries)):
+        _nearest_of_cloud(queries[cloud], points[cloud], index[cloud])
+    return index
+
+
+@numba.njit(cache=True)
+def _nearest_of_cloud(queries, points, index):
     """Nearest neighbours that look only into blocks whose bounding box is near enough.
 
     Queries are answered in their order along Morton's curve, too: the answer to one is a good first
     guess for the next.
     """
-    batch, total, _ = queries.shape
-    index = np.zeros((batch, total), dtype=np.int64)
-    for cloud in numba.prange(batch):
-        order = np.argsort(_morton_codes(points[cloud]))
-        turns = np.argsort(_morton_codes(queries[cloud]))
-        low, high = _boxes(points[cloud], order, BLOCK)
-        low_x, low_y, low_z = low[:, 0].copy(), low[:, 1].copy(), low[:, 2].copy()
-        high_x, high_y, high_z = high[:, 0].copy(), high[:, 1].copy(), high[:, 2].copy()
-        xs = points[cloud, order, 0]
-        ys = points[cloud, order, 1]
-        zs = points[cloud, order, 2]
-        to_box = np.empty(len(low), dtype=points.dtype)
-        squared = np.empty(BLOCK, dtype=points.dtype)
-        zero = points.dtype.type(0)
-        best = 0
-        for query in turns:
-            x, y, z = queries[cloud, query]
-            dx = points[cloud, best, 0] - x
-            dy = points[cloud, best, 1] - y
-            dz = points[cloud, best, 2] - z
-            least = dx * dx + dy * dy + dz * dz
-            for block in range(len(low)):
-                dx = max(low_x[block] - x, x - high_x[block], zero)
-                dy = max(low_y[block] - y, y - high_y[block], zero)
-                dz = max(low_z[block] - z, z - high_z[block], zero)
-                to_box[block] = dx * dx + dy * dy + dz * dz
-            for block in range(len(low)):
-                if to_box[block] <= least:
-                    first = block * BLOCK
-                    members = min(BLOCK, len(order) - first)
-                    nearest_here = least
-                    for i in range(members):
-                        dx, dy, dz = xs[first + i] - x, ys[first + i] - y, zs[first + i] - z
-                        squared[i] = dx * dx + dy * dy + dz * dz
-                        nearest_here = min(nearest_here, squared[i])
-                    for i in range(members):  # equally near points: the lowest index
-                        is_as_near = squared[i] == nearest_here
-                        if is_as_near and (nearest_here < least or order[first + i] < best):
-                            least, best = nearest_here, order[first + i]
-            index[cloud, query] = best
-    return index
+    order = _whole_blocks(_along_curve(points))
+    low, high = _boxes(points, order, BLOCK)
+    low_x, low_y, low_z = low[:, 0].copy(), low[:, 1].copy(), low[:, 2].copy()
+    high_x, high_y, high_z = high[:, 0].copy(), high[:, 1].copy(), high[:, 2].copy()
+    xs, ys, zs = points[order, 0], points[order, 1], points[order, 2]
+    to_box = np.empty(len(low), dtype=points.dtype)
+    squared = np.empty(BLOCK, dtype=points.dtype)
+    zero = points.dtype.type(0)
+    best = 0
+    for query in _along_curve(queries):
+        x, y, z = queries[query]
+        dx, dy, dz = points[best, 0] - x, points[best, 1] - y, points[best, 2] - z
+        least = dx * dx + dy * dy + dz * dz
+        for block in range(len(low)):
+            dx = max(low_x[block] - x, x - high_x[block], zero)
+            dy = max(low_y[block] - y, y - high_y[block], zero)
+            dz = max(low_z[block] - z, z - high_z[block], zero)
+            to_box[block] = dx * dx + dy * dy + dz * dz
+        for block in range(len(low)):
+            if to_box[block] <= least:
+                first = block * BLOCK
+                near = 0  # a sum of whole numbers runs in vector registers, a minimum does not
+                for i in range(BLOCK):
+                    dx, dy, dz = xs[first + i] - x, ys[first + i] - y, zs[first + i] - z
+                    squared[i] = dx * dx + dy * dy + dz * dz
+                    near += squared[i] <= least
+                if near > 0:
+                    for i in range(BLOCK):  # equally near points: the lowest index
+                        if squared[i] < least or squared[i] == least and order[first + i] < best:
+                            least, best = squared[i], order[first + i]
+        index[query] = best

@@ -21,6 +21,9 @@ from drfer import fast
 from drfer.common.errors import ShapeError
 from drfer.fast import points as compiled
 
+MOST_DISTANCES = 1 << 27
+"""That the plain form of `nearest` computes at a time: half a gigabyte in float32."""
+
 
 def gather(values: Tensor, index: Tensor) -> Tensor:
     """Pick rows of each cloud by their index; gradients pass back to the picked rows.
@@ -104,14 +107,15 @@ def ball_query(points: Tensor, centroids: Tensor, radius: float, count: int) -> 
 
 
 def ball_query_plain(points: Tensor, centroids: Tensor, radius: float, count: int) -> Tensor:
-    """Define `ball_query`, by all distances and a sort of the indices inside."""
+    """Define `ball_query`: count along the points how many the ball holds so far.
+
+    The k-th point of a ball is where that number first reaches k.
+    """
     total = points.shape[1]
-    squared = (centroids[:, :, None] - points[:, None]).square().sum(dim=-1)
-    index = torch.arange(total, device=points.device).expand_as(squared)
-    index = index.masked_fill(squared > radius * radius, total).sort(dim=-1).values
-    if count > total:
-        index = torch.nn.functional.pad(index, (0, count - total), value=total)
-    index = index[..., :count]
+    inside = squared_distances(centroids, points) <= radius * radius
+    held = inside.cumsum(dim=-1, dtype=torch.int32)
+    wanted = torch.arange(1, count + 1, dtype=torch.int32, device=points.device)
+    index = torch.searchsorted(held, wanted.expand(*held.shape[:2], -1).contiguous())
     first = index[..., :1].remainder(total)  # point 0 if none is inside
     return torch.where(index == total, first, index)
 
@@ -136,10 +140,21 @@ def nearest(queries: Tensor, points: Tensor) -> Tensor:
 
 
 def nearest_plain(queries: Tensor, points: Tensor) -> Tensor:
-    """Define `nearest`, by all distances."""
-    # cloud by cloud, since all distances of a batch at once are more than a GPU's kernel takes
-    pairs = zip(queries, points)
-    return torch.stack([(a[:, None] - b).square().sum(dim=-1).argmin(dim=1) for a, b in pairs])
+    """Define `nearest`, by all distances, of as many queries at a time as memory holds well."""
+    at_a_time = max(MOST_DISTANCES // (len(points) * points.shape[1]), 1)
+    parts = queries.split(at_a_time, dim=1)
+    return torch.cat([squared_distances(part, points).argmin(dim=2) for part in parts], dim=1)
+
+
+def squared_distances(queries: Tensor, points: Tensor) -> Tensor:
+    """Return the squared distance of each query (B, N, 3) from each point (B, M, 3): (B, N, M).
+
+    Axis by axis, so that nothing of the shape (B, N, M, 3) is made; and by differences, since the
+    shorter way |q|^2 - 2 q.p + |p|^2 loses in float32 what near points differ by.
+    """
+    pairs = zip(queries.unbind(dim=2), points.unbind(dim=2))
+    x, y, z = ((of_query[:, :, None] - of_point[:, None]).square() for of_query, of_point in pairs)
+    return x + y + z
 
 
 def backends() -> dict[str, str]:
@@ -178,11 +193,12 @@ def _farthest_point_sample_cluster(points: Tensor, count: int) -> Tensor:
     import torch_cluster
 
     batch, total, _ = points.shape
-    cloud = torch.arange(batch, device=points.device).repeat_interleave(total)
-    # torch-cluster counts ceil(ratio * N) in float32, so the ratio aims half a point below
-    ratio = (count - 0.5) / total
-    flat = torch_cluster.fps(points.reshape(-1, 3), cloud, ratio=ratio, random_start=False)
-    return flat.view(batch, count) - torch.arange(batch, device=points.device)[:, None] * total
+    starts = torch.arange(batch + 1, device=points.device) * total
+    # torch-cluster counts ceil(ratio * N) in float32, so the ratio aims half a point below; as a
+    # tensor on the device, since a Python number would have to wait for the GPU
+    ratio = points.new_full((), (count - 0.5) / total)
+    flat = torch_cluster.fps(points.reshape(-1, 3), ratio=ratio, random_start=False, ptr=starts)
+    return flat.view(batch, count) - starts[:-1, None]
 
 
 def _check_points(*clouds: Tensor) -> None:

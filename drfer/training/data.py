@@ -145,20 +145,21 @@ class FoldData:
         order = torch.from_numpy(self.train)[torch.randperm(len(self.train), generator=generator)]
         for members in order.split(batch_size):
             if len(members) > 1:
-                yield self._batch(members.to(self.clouds.device), augmentation, generator)
+                yield self._batch(members, augmentation, generator)
 
     def _batch(
         self, members: Tensor, augmentation: Augmentation, generator: torch.Generator
     ) -> Batch:
         low, high = augmentation.scale
         scale = torch.rand(len(members), 1, 1, generator=generator) * (high - low) + low
-        scale = scale.to(self.clouds.device)
-        whole = self.clouds[members] * scale
+        scale = _sent(scale, self.clouds.device)
+        there = _sent(members, self.clouds.device)
+        whole = self.clouds[there] * scale
         seen = whole
         if self.posed is not None:
             seen = self._at_random_poses(members, generator) * scale
-        expression = self.labels[members]
-        subject = self.subject_numbers[members]
+        expression = self.labels[there]
+        subject = self.subject_numbers[there]
         return Batch(
             cloud=drop_points(seen, augmentation.largest_dropout, generator),
             whole=whole,
@@ -171,7 +172,7 @@ class FoldData:
 
     def _at_random_poses(self, members: Tensor, generator: torch.Generator) -> Tensor:
         pose = torch.randint(self.posed.shape[1], (len(members),), generator=generator)
-        return self.posed[self.row_in_posed[members.cpu()], pose].to(members.device)
+        return _sent(self.posed[self.row_in_posed[members], pose], self.clouds.device)
 
 
 def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator) -> Tensor:
@@ -195,12 +196,17 @@ def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator
     dropped = torch.rand(batch, points, generator=generator) < share
     dropped[:, 0] = False
     order = dropped.to(torch.uint8).argsort(dim=1, stable=True)
-    order = torch.where(dropped.gather(1, order), 0, order).to(clouds.device)
+    order = _sent(torch.where(dropped.gather(1, order), 0, order), clouds.device)
     return clouds.gather(1, order[..., None].expand(-1, -1, 3))
 
 
 def _label(key: ScanKey) -> int:
     return -1 if key.expression == NEUTRAL else EXPRESSIONS.index(key.expression)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device without waiting for what it still computes."""
+    return tensor.to(device, non_blocking=True)
 
 
 def _on_device(array: np.ndarray) -> Tensor:

@@ -135,28 +135,27 @@ def triplet_loss(
         features = normalize(features, dim=1)
     distance = (features[:, None] - features[None]).square().sum(dim=-1)
     same_class = labels[:, None] == labels[None]
-    same_scan = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    anchor, positive = (same_class & ~same_scan).nonzero(as_tuple=True)
-    is_negative = ~same_class[anchor]
-    if not is_negative.any():
-        return features.sum() * 0.0
-    to_positive = distance[anchor, positive]
-    to_others = distance[anchor]
-    if mining == "all":
-        return (to_positive[:, None] - to_others + margin).relu()[is_negative].mean()
-    to_negative = _mined(to_positive, to_others, is_negative, mining)
-    return (to_positive - to_negative + margin).relu().mean()
+    is_negative = ~same_class
+    is_pair = same_class & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    # of the shape (anchors, positives, negatives)
+    violation = distance[:, :, None] - distance[:, None] + margin
+    is_triplet = is_pair[:, :, None] & is_negative[:, None]
+    if mining != "all":
+        is_triplet = is_triplet & _mined(distance, is_negative, mining)
+    return violation.relu().where(is_triplet, 0).sum() / is_triplet.sum().clamp(min=1)
 
 
-def _mined(to_positive: Tensor, to_others: Tensor, is_negative: Tensor, mining: str) -> Tensor:
-    """Return the distance to the negative that mining chooses, for each anchor and positive."""
-    to_negatives = to_others.masked_fill(~is_negative, float("inf"))
-    if mining == "hard":
-        return to_negatives.amin(dim=1)
-    is_nearer = to_others <= to_positive[:, None]
-    beyond = to_negatives.masked_fill(is_nearer, float("inf")).amin(dim=1)
-    farthest = to_others.masked_fill(~is_negative, -1).amax(dim=1)
-    return torch.where(beyond.isinf(), farthest, beyond)
+@torch.no_grad()
+def _mined(distance: Tensor, is_negative: Tensor, mining: str) -> Tensor:
+    """Return which negative is mined for each anchor and positive: one each, (B, B, B)."""
+    to_negatives = distance.masked_fill(~is_negative, float("inf"))[:, None]
+    chosen = to_negatives
+    if mining == "semi-hard":
+        beyond = to_negatives.masked_fill(distance[:, None] <= distance[:, :, None], float("inf"))
+        farthest = (-distance).masked_fill(~is_negative, float("inf"))[:, None]
+        chosen = torch.where(beyond.isinf().all(dim=2, keepdim=True), farthest, beyond)
+    mined = chosen.expand(-1, len(distance), -1).argmin(dim=2, keepdim=True)
+    return mined == torch.arange(len(distance), device=distance.device)
 
 
 def cross_over_loss(

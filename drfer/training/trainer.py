@@ -89,7 +89,8 @@ class Trainer:
             group["lr"] = self.schedule.learning_rate_at(self.epoch)
         self.switch_to_training()
 
-        sums: dict[str, float] = {}
+        # kept on the device: to read a number there would wait for all that it still computes
+        sums: dict[str, Tensor] = {}
         scans = 0
         with fork_rng():
             torch.manual_seed(epoch_seed)  # dropout layers know only torch's global generator
@@ -98,15 +99,17 @@ class Trainer:
             ):
                 terms = self.step(batch)
                 for name, value in terms.items():
-                    sums[name] = sums.get(name, 0.0) + value.item() * len(batch.cloud)
+                    total = value.detach().double() * len(batch.cloud)
+                    sums[name] = sums[name] + total if name in sums else total
                 scans += len(batch.cloud)
 
-        if not math.isfinite(sum(sums.values())):
+        means = {name: total.item() / scans for name, total in sums.items()}
+        if not math.isfinite(sum(means.values())):
             raise DrferError(
                 f"the loss of {self.stage.title} is no finite number after epoch {self.epoch + 1}: "
                 "give a lower learning rate"
             )
-        self.curves.append({name: total / scans for name, total in sums.items()})
+        self.curves.append(means)
         self.seconds += time.perf_counter() - started
         return self.curves[-1]
 

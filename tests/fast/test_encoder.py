@@ -6,8 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from networks import SMALL, assert_same, random_clouds, seeded
-from torch import nn
-from torch.nn.functional import linear
 
 from drfer import fast
 from drfer.fast import encoder as fast_encoder
@@ -165,16 +163,23 @@ def test_bfloat16_stays_within_its_bounds(form, training, sizes, share):
         assert error <= bound, kind
 
 
-def test_float64_goes_through_the_fast_form_too():
+def test_float64_takes_the_plain_form():
     clouds = random_clouds(2, SMALL.points).double()
     plain, quick = (seeded(build, SMALL.encoder).double()(clouds) for build in FORMS.values())
-    assert quick.dtype == torch.float64
-    torch.testing.assert_close(quick, plain, rtol=1e-10, atol=1e-10)
+    assert quick.dtype == torch.float64 and quick.equal(plain)
 
 
-def test_a_single_shared_layer_needs_no_fast_form():
-    sizes = EncoderSizes((SetAbstractionSizes(12, 0.5, 8, (7,)),), (12,))
-    clouds = random_clouds(2, SMALL.points)
+@pytest.mark.parametrize(
+    "level, points",
+    [
+        (SetAbstractionSizes(12, 0.5, 8, (7,)), SMALL.points),
+        (SetAbstractionSizes(12, 9.0, 300, (7, 5)), 400),
+    ],
+    ids=["a single layer", "more members than a byte counts"],
+)
+def test_what_the_fast_form_does_not_serve_takes_the_plain_one(level, points):
+    sizes = EncoderSizes((level,), (12,))
+    clouds = random_clouds(2, points)
     plain, quick = (seeded(build, sizes).multiscale(clouds) for build in FORMS.values())
     assert all(here.equal(there) for here, there in zip(quick, plain, strict=True))
 
@@ -210,7 +215,7 @@ def test_the_switch_takes_the_plain_path_to_the_last_bit(monkeypatch):
     assert not fast.enabled()
     expected = seeded(Encoder, SMALL.encoder).multiscale(clouds)
     for where, names in (
-        (fast_encoder, ("norm_relu_linear", "norm_relu_linear_norm_maximum", "linear")),
+        (fast_encoder, ("describe_groups",)),
         (operators.compiled, ("ball_query", "nearest", "farthest_point_sample")),
     ):
         for name in names:
@@ -226,50 +231,23 @@ def test_without_the_switch_the_fast_form_serves(value, monkeypatch):
         monkeypatch.setenv("DRFER_FAST", value)
     assert fast.enabled()
     monkeypatch.setattr(SetAbstraction, "forward", never)
-    monkeypatch.setattr(Encoder, "multiscale", never)
-    joined = []
-    maximum = fast_encoder.norm_relu_linear_norm_maximum
+    monkeypatch.setattr(Encoder, "describe_whole", never)
+    described = []
+    describe = fast_encoder.describe_groups
 
     def spied(*arguments):
-        joined.append(arguments)
-        return maximum(*arguments)
+        described.append(arguments)
+        return describe(*arguments)
 
-    monkeypatch.setattr(fast_encoder, "norm_relu_linear_norm_maximum", spied)
+    monkeypatch.setattr(fast_encoder, "describe_groups", spied)
     seeded(FastEncoder, SMALL.encoder)(random_clouds(2, SMALL.points))
-    assert len(joined) == len(SMALL.encoder.levels) + 1
+    assert len(described) == len(SMALL.encoder.levels) + 1
 
 
 def test_branches_and_the_fusion_module_use_the_fast_form():
     encoders = [Branch(SMALL, 6).encoder]
     encoders += [Fusion(SMALL).expression_encoder, Fusion(SMALL).identity_encoder]
     assert all(type(encoder) is FastEncoder for encoder in encoders)
-
-
-def test_in_autocast_two_uses_of_a_sliced_weight_meet_as_those_of_a_whole_one_do():
-    """The bits of a training in bfloat16 hang on it: it adds gradients up before it widens them."""
-
-    def gradient(form):
-        weight = nn.Parameter(torch.randn(6, 5, generator=torch.Generator().manual_seed(0)))
-        with torch.autocast("cpu", torch.bfloat16):
-            small, large = (form(torch.full((1, 5), value), weight) for value in (2**-10, 1.0))
-        (small.sum() + large.sum()).backward()
-        return small, weight.grad
-
-    def sliced(rows, weight):
-        left, right = fast_encoder._in_autocast_dtype(weight).tensor_split([3], dim=1)
-        return linear(rows[:, :3], left) + linear(rows[:, 3:], right)
-
-    def kept_apart(rows, weight):
-        return linear(rows[:, :3], weight[:, :3]) + linear(rows[:, 3:], weight[:, 3:])
-
-    assert gradient(sliced)[1].equal(gradient(linear)[1])
-    assert not gradient(kept_apart)[1].equal(gradient(linear)[1])
-    assert gradient(sliced)[0].dtype == torch.bfloat16
-
-
-def test_outside_autocast_a_weight_stays_as_it_is():
-    weight = nn.Parameter(torch.randn(6, 5))
-    assert fast_encoder._in_autocast_dtype(weight) is weight
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -299,7 +277,7 @@ def test_features_have_the_widths_of_the_levels(form):
         assert features.shape == (2, sizes.centroids, sizes.widths[-1])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("form", FORMS)
 def test_the_gpu_gives_the_same(form):
     encoder, clouds = seeded(FORMS[form], LARGER).eval(), random_clouds(3, 256)

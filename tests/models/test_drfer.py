@@ -135,7 +135,7 @@ def test_evaluation_is_deterministic_and_leaves_the_model_alone(gaussian):
     torch.testing.assert_close(alone.fused_face, once.fused_face[:1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_gives_the_same():
     model, faces = seeded(DrFER, SMOKE, subjects=9).eval(), random_clouds(3, SMOKE.points)
     here = model.disentangle(faces).identity_face

@@ -314,7 +314,7 @@ def test_one_switch_chooses_between_compiled_loops_and_plain_torch(name, switch,
     assert index.equal(OPERATORS[name](clouds)) and len(set(called)) == 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "operator",
     [

@@ -248,7 +248,7 @@ def test_with_head_poses_the_inputs_are_posed_and_the_targets_frontal_and_whole(
     assert (torch.bincount(numbers.int() // 100) / len(members) - 1 / 3).abs().max() < 0.05
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_holds_the_data(data):
     assert data.clouds.is_cuda
     assert next(batches(data)).cloud.is_cuda

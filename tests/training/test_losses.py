@@ -277,7 +277,7 @@ def test_divergences_have_the_gradient_of_their_differences_and_stay_finite(dive
     assert value.isfinite() and log_variance.grad.isfinite().all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_gives_the_same():
     a, b = random(2, 50, 3).float(), random(2, 40, 3, seed=1).float()
     features = random(10, 4).float()

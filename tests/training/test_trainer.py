@@ -138,8 +138,6 @@ def test_fast_and_plain_forms_train_alike(stage, data, monkeypatch):
         return [sum(epoch.values()) for epoch in trainer.curves]
 
     fast = curves()
-    monkeypatch.setattr("drfer.fast.rows._is_fast", lambda rows, norm: False)
-    assert curves() == pytest.approx(fast, rel=1e-3)
     monkeypatch.setenv("DRFER_FAST", "0")
     assert curves() == pytest.approx(fast, rel=1e-3)
 
@@ -153,8 +151,23 @@ def test_a_training_whose_loss_is_no_number_stops_and_is_no_result(data):
     assert trainer.curves == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_trains(data):
     trainer = trainer_of("iii", data)
     trainer.train_epoch()
     assert np.isfinite(list(trainer.curves[0].values())).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_step_waits_for_the_gpu(stage, data):
+    trainer = trainer_of(stage, data)
+    trainer.switch_to_training()
+    steps = data.batches(4, trainer.schedule.augmentation, torch.Generator())
+    trainer.step(next(steps))  # the optimizer's state is made in the first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in steps:
+            trainer.step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
