@@ -15,7 +15,7 @@ from drfer.datasets.scan import FaceScan
 from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.registration import Registration, RegistrationSettings, register
-from drfer.preprocessing.surface import border_edges, edge_codes, nearest_on_surface
+from drfer.preprocessing.surface import border_edges, nearest_on_surface
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,15 @@ def resample(
 
 def _on_border(triangle: np.ndarray, barycentric: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Return which points lie on an edge that belongs to one triangle only, or on its ends."""
-    points = triangles.max() + 1
-    codes, alone = edge_codes(triangles, points), border_edges(triangles, points)
-    border_point = np.zeros(points, dtype=bool)
-    border_point[alone // points] = border_point[alone % points] = True
-    border = border_point[triangles].any(axis=1)[triangle]  # only these can be, and they are few
+    edge_alone = border_edges(triangles, triangles.max() + 1)
+    of_border = np.zeros(triangles.max() + 1, dtype=bool)
+    for corner in range(3):
+        of_border[np.delete(triangles, corner, axis=1)[edge_alone[:, corner]]] = True
+    border = of_border[triangles].any(axis=1)[triangle]  # only these can be, and they are few
     triangle, barycentric = triangle[border], barycentric[border]
-    on_edge = (barycentric == 0) & np.isin(codes[triangle], alone)
+    on_edge = (barycentric == 0) & edge_alone[triangle]
     # a triangle may touch the border with a corner only
-    at_point = (barycentric == 1) & border_point[triangles[triangle]]
+    at_point = (barycentric == 1) & of_border[triangles[triangle]]
     border[border] = (on_edge | at_point).any(axis=1)
     return border
 

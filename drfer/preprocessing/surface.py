@@ -36,40 +36,46 @@ def nearest_on_surface(
         and the nearest point itself, shape (k, 3), or the query if nothing is within reach.
     """
     corners = np.ascontiguousarray(points, dtype=np.float64)[triangles]
-    low, high = corners.min(axis=1), corners.max(axis=1)
-    first = low[:, :2].min(axis=0)
-    cell = _cell_width(low[:, :2] - first, high[:, :2] - first)
-    with interrupts_held():  # the first call compiles
+    queries = np.ascontiguousarray(queries, dtype=np.float64)
+    with interrupts_held():  # the first calls compile
+        low, high, planes = _boxes_and_planes(corners)
+        first = low[:, :2].min(axis=0)
+        cell = _cell_width(low[:, :2] - first, high[:, :2] - first)
         grid = _grid(low, high, first, cell)
-        queries = np.ascontiguousarray(queries, dtype=np.float64)
-        return _search(queries, corners, low, high, first, cell, *grid, reach, order)
+        return _search(queries, planes, low, high, first, cell, *grid, reach, order)
 
 
+@numba.njit(cache=True)
 def border_edges(triangles: np.ndarray, points: int) -> np.ndarray:
-    """Return the codes (see `edge_codes`), in order, of edges that belong to one triangle only.
-
-    Args:
-        triangles: shape (m, 3).
-        points: how many points the mesh has.
-    """
-    codes = np.sort(edge_codes(triangles, points), axis=None)
-    new = np.concatenate([[True], codes[1:] != codes[:-1], [True]])
-    return codes[new[:-1] & new[1:]]
-
-
-def edge_codes(triangles: np.ndarray, points: int) -> np.ndarray:
-    """Return one number for each edge, the same in both triangles that share it.
+    """Find the edges that belong to one triangle only.
 
     Args:
         triangles: shape (m, 3).
         points: how many points the mesh has.
 
     Returns:
-        The code `lower end * points + higher end` of the edge opposite each corner, shape (m, 3).
+        For each triangle whether the edge opposite each of its corners is one, shape (m, 3).
     """
-    one = np.roll(triangles, -1, axis=1).astype(np.int64)
-    other = np.roll(triangles, -2, axis=1).astype(np.int64)
-    return np.minimum(one, other) * points + np.maximum(one, other)
+    lower, higher = np.empty(triangles.size, np.int64), np.empty(triangles.size, np.int64)
+    start = np.zeros(points + 1, np.int64)  # where the edges of a lower end begin in `edges`
+    for edge in range(triangles.size):
+        t, corner = edge // 3, edge % 3
+        one, other = triangles[t, (corner + 1) % 3], triangles[t, (corner + 2) % 3]
+        lower[edge], higher[edge] = min(one, other), max(one, other)
+        start[lower[edge] + 1] += 1
+    start = np.cumsum(start)
+    edges, filled = np.empty(triangles.size, np.int64), start.copy()
+    for edge in range(triangles.size):
+        edges[filled[lower[edge]]] = edge
+        filled[lower[edge]] += 1
+
+    alone = np.ones(triangles.size, np.bool_)
+    for point in range(points):
+        for i in range(start[point], start[point + 1]):
+            for j in range(start[point], i):
+                if higher[edges[i]] == higher[edges[j]]:
+                    alone[edges[i]] = alone[edges[j]] = False
+    return alone.reshape(-1, 3)
 
 
 def _cell_width(low: np.ndarray, high: np.ndarray) -> float:
@@ -119,7 +125,7 @@ def _grid(low, high, first, cell):
 
 
 @numba.njit(cache=True)
-def _search(queries, corners, low, high, first, cell, start, members, bottom, top, reach, order):
+def _search(queries, planes, low, high, first, cell, start, members, bottom, top, reach, order):
     """Exact nearest points.
 
     A triangle lies in every cell that its box touches. It is passed over only if its box, or all
@@ -130,14 +136,13 @@ def _search(queries, corners, low, high, first, cell, start, members, bottom, to
     columns, rows = bottom.shape
     triangle, weights = np.full(len(queries), -1), np.zeros((len(queries), 3))
     nearest = queries.copy()
-    tried = np.full(len(corners), -1)
+    tried = np.full(len(planes), -1)
     latest = 0
     for k in order:
         x, y, z = queries[k]
-        least, wa, wb, wc = _nearest_in_triangle(corners, latest, x, y, z)
+        least, wa, wb, wc = _nearest_in_triangle(planes, latest, x, y, z)
         found = latest
-        at_x = wa * corners[found, 0, 0] + wb * corners[found, 1, 0] + wc * corners[found, 2, 0]
-        at_y = wa * corners[found, 0, 1] + wb * corners[found, 1, 1] + wc * corners[found, 2, 1]
+        at_x, at_y, _ = _point_in_triangle(planes, found, wb, wc)
         left = right = int((at_x - first[0]) / cell)
         front = back = int((at_y - first[1]) / cell)
         for everywhere in range(2):
@@ -165,42 +170,77 @@ def _search(queries, corners, low, high, first, cell, start, members, bottom, to
                         by = max(low[t, 1] - y, y - high[t, 1], 0.0)
                         bz = max(low[t, 2] - z, z - high[t, 2], 0.0)
                         if bx * bx + by * by + bz * bz < least:
-                            squared, a, b, c = _nearest_in_triangle(corners, t, x, y, z)
+                            squared, a, b, c = _nearest_in_triangle(planes, t, x, y, z)
                             if squared < least:
                                 least, found, wa, wb, wc = squared, t, a, b, c
         if found >= 0:
             triangle[k], latest = found, found
             weights[k] = wa, wb, wc
-            nearest[k] = wa * corners[found, 0] + wb * corners[found, 1] + wc * corners[found, 2]
+            nearest[k] = _point_in_triangle(planes, found, wb, wc)
     return triangle, weights, nearest
 
 
+@numba.njit(cache=True)
+def _boxes_and_planes(corners):
+    """Return the lowest and highest coordinates of triangles, and what `_nearest_in_triangle` needs.
+
+    That is, shape (m, 16): the first corner (0-2), the edges b and c from there to the others (3-8),
+    their products bb, bc and cc (9-11), and the inverses (0 of 0) of bb, cc, the third edge's square
+    and the square of the edges' cross product (12-15).
+    """
+    low, high = np.empty((len(corners), 3)), np.empty((len(corners), 3))
+    planes = np.empty((len(corners), 16))
+    for t in range(len(corners)):
+        bb, bc, cc = 0.0, 0.0, 0.0
+        for axis in range(3):
+            a, b, c = corners[t, 0, axis], corners[t, 1, axis], corners[t, 2, axis]
+            low[t, axis], high[t, axis] = min(a, b, c), max(a, b, c)
+            b, c = b - a, c - a
+            planes[t, axis], planes[t, 3 + axis], planes[t, 6 + axis] = a, b, c
+            bb, bc, cc = bb + b * b, bc + b * c, cc + c * c
+        planes[t, 9], planes[t, 10], planes[t, 11] = bb, bc, cc
+        squares = (bb, cc, bb - 2 * bc + cc, bb * cc - bc * bc)
+        for number in range(4):
+            planes[t, 12 + number] = 1 / squares[number] if squares[number] > 1e-30 else 0.0
+    return low, high, planes
+
+
 @numba.njit(cache=True, inline="always")
-def _nearest_in_triangle(corners, t, x, y, z):
+def _nearest_in_triangle(planes, t, x, y, z):
     """Return the squared distance of a triangle's nearest point, and its barycentric coordinates.
 
     The point lies inside the triangle, or on the nearest of its edges.
     """
-    ax, ay, az = corners[t, 0, 0] - x, corners[t, 0, 1] - y, corners[t, 0, 2] - z
-    bx, by, bz = corners[t, 1, 0] - x - ax, corners[t, 1, 1] - y - ay, corners[t, 1, 2] - z - az
-    cx, cy, cz = corners[t, 2, 0] - x - ax, corners[t, 2, 1] - y - ay, corners[t, 2, 2] - z - az
-    bb = bx * bx + by * by + bz * bz
-    bc = bx * cx + by * cy + bz * cz
-    cc = cx * cx + cy * cy + cz * cz
+    ax, ay, az = planes[t, 0] - x, planes[t, 1] - y, planes[t, 2] - z
+    bx, by, bz = planes[t, 3], planes[t, 4], planes[t, 5]
+    cx, cy, cz = planes[t, 6], planes[t, 7], planes[t, 8]
+    bb, bc, cc = planes[t, 9], planes[t, 10], planes[t, 11]
     ab, ac = -(bx * ax + by * ay + bz * az), -(cx * ax + cy * ay + cz * az)
-    b, c, area = cc * ab - bc * ac, bb * ac - bc * ab, bb * cc - bc * bc
-    if b > 0 and c > 0 and b + c < area:
-        b, c = b / area, c / area
-        a = 1 - b - c
-    else:  # squared distances below are less that of the first corner
-        b, c = min(max(ab / max(bb, 1e-30), 0.0), 1.0), 0.0
-        a, least = 1 - b, b * (b * bb - 2 * ab)
-        along = min(max(ac / max(cc, 1e-30), 0.0), 1.0)
+    beta, gamma = (cc * ab - bc * ac) * planes[t, 15], (bb * ac - bc * ab) * planes[t, 15]
+    alpha = 1 - beta - gamma
+    if not (alpha > 0 and beta > 0 and gamma > 0):
+        # squared distances below are less that of the first corner
+        beta, gamma = min(max(ab * planes[t, 12], 0.0), 1.0), 0.0
+        alpha, least = 1 - beta, beta * (beta * bb - 2 * ab)
+        along = min(max(ac * planes[t, 13], 0.0), 1.0)
         if along * (along * cc - 2 * ac) < least:
-            a, b, c, least = 1 - along, 0.0, along, along * (along * cc - 2 * ac)
+            alpha, beta, gamma, least = 1 - along, 0.0, along, along * (along * cc - 2 * ac)
         far, towards = bb - 2 * bc + cc, ac - ab + bb - bc
-        along = min(max(towards / max(far, 1e-30), 0.0), 1.0)
+        along = min(max(towards * planes[t, 14], 0.0), 1.0)
         if bb - 2 * ab + along * (along * far - 2 * towards) < least:
-            a, b, c = 0.0, 1 - along, along
-    dx, dy, dz = ax + b * bx + c * cx, ay + b * by + c * cy, az + b * bz + c * cz
-    return dx * dx + dy * dy + dz * dz, a, b, c
+            alpha, beta, gamma = 0.0, 1 - along, along
+    dx, dy, dz = (
+        ax + beta * bx + gamma * cx,
+        ay + beta * by + gamma * cy,
+        az + beta * bz + gamma * cz,
+    )
+    return dx * dx + dy * dy + dz * dz, alpha, beta, gamma
+
+
+@numba.njit(cache=True, inline="always")
+def _point_in_triangle(planes, t, beta, gamma):
+    return (
+        planes[t, 0] + beta * planes[t, 3] + gamma * planes[t, 6],
+        planes[t, 1] + beta * planes[t, 4] + gamma * planes[t, 7],
+        planes[t, 2] + beta * planes[t, 5] + gamma * planes[t, 8],
+    )

@@ -112,7 +112,7 @@ class Stage:
     """Parts that do not start from an earlier stage's weights, but untrained."""
     tested: bool = False
     """Whether the expression branch is tested on the test subjects afterwards."""
-    version: int = 1
+    version: int = 2
     """Increase this when its result may come out differently, so that results that were stored
     before are not taken for those of today."""
 

@@ -387,3 +387,21 @@ def test_stored_arrays_are_those_that_version_1_stored(own):
         "3abca7d9ca8109ec1724853a1d8bf662aed4453ce4102cc050be5d32c77bda65",
         "3fce3707e380d3b27f283ddf14f55172363ea841e912534c04c8180116410f6f",
     ]
+
+
+def test_fewer_intensities_are_a_part_of_all(database):
+    fewer = Anny3DFE(2, levels=(4, 3))
+    assert len(fewer.keys()) == 2 * 13 and fewer.root != database.root
+    for key in fewer.keys()[:13:4]:
+        here, there = fewer.load(key), database.load(key)
+        assert np.array_equal(here.points, there.points)
+        assert np.array_equal(here.triangles, there.triangles)
+        assert np.array_equal(fewer.truth(key).activation, database.truth(key).activation)
+    with pytest.raises(DrferError, match="has no scan"):
+        fewer.load(ScanKey("F0001", "anger", 2))
+
+
+@pytest.mark.parametrize("levels", [(), (0,), (3, 5)])
+def test_other_intensities_are_refused(levels):
+    with pytest.raises(DrferError, match="intensities 1 to 4"):
+        Anny3DFE(2, levels=levels)

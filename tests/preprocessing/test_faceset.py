@@ -25,9 +25,9 @@ FROZEN = {
     "clouds": "e5a832d30cb2e0c0bb7a31d5596e31dd07bbfed9bb0d4a9d2f613ef200849b29",
     "vertices": "a9e224bcd4e36eec734f4b963dba511f98764a4ecb0684052ebb2817e055f443",
     "missing": "2b0f019cc10789a7249c57c194b38249df004d5c8168ecb36291028e4889119e",
-    "residuals": "e192b3e6679bb1fec79f180ea1fe8ab333a9c40ac1cb92daa043084ba71e52c4",
+    "residuals": "ab684887fc096377c8ec8b0e216004175c3ed22917f0adc85551ba645aac8310",
     "doubtful": "659d36ca563ba4622daabb36a71dafaf6060cdcbf89bb12e75426198496d272c",
-    "poses": "b848efb89101c75513265594fba446610413497b4bd860bd05ab713bfc9f0c5e",
+    "poses": "c1940b03397ba9fea46717dac0363df79c925814a70a1497d36fecc213c33b54",
 }
 """Content of F0001's and M0001's neutral scans and intensities 3 and 4."""
 
@@ -44,8 +44,10 @@ def pair(database):
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_preprocessed_faces_are_those_of_version_6(pair, name):
-    """As they were before the house was rebuilt; on another processor last digits may differ."""
+    """To the last bit, but for what is kept in float64: that to six digits after the point."""
     array = np.ascontiguousarray(getattr(pair, name))
+    if array.dtype == np.float64:
+        array = np.round(array, 6) + 0.0  # no -0
     assert hashlib.sha256(array.tobytes()).hexdigest() == FROZEN[name]
 
 

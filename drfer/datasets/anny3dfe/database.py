@@ -1,8 +1,8 @@
 """The open faces as a dataset: 100 subjects (56 F, 44 M) x 25 scans, made on first use.
 
 Each subject has a neutral scan, and six expressions at four intensities. Every scan is drawn from
-the dataset's seed, its subject's name and its own number, so that a database of fewer subjects is a
-part of the larger one. What only the simulation knows (pose, correspondence, activation) is kept
+the dataset's seed, its subject's name and its own number, so that a database of fewer subjects, or
+of fewer intensities, is a part of the larger one. What only the simulation knows (pose, correspondence, activation) is kept
 beside each scan as its `Truth`; the pipeline itself never reads it.
 """
 
@@ -68,10 +68,12 @@ class Anny3DFE:
         subjects: how many of the 100.
         seed: another seed gives another population.
         faces: how the faces come out; another setting gives another database.
+        levels: the intensities that each expression is made at. The protocol needs 3 and 4 alone,
+            which take half the time of all four.
 
     Raises:
-        DrferError: there are fewer subjects, the seed is negative, or the faces can be
-            neither read nor made.
+        DrferError: there are fewer subjects, the seed is negative, there is no such intensity, or
+            the faces can be neither read nor made.
     """
 
     name = "anny3dfe"
@@ -79,7 +81,11 @@ class Anny3DFE:
     """Those that the protocol uses."""
 
     def __init__(
-        self, subjects: int = MOST_SUBJECTS, seed: int = 0, faces: FaceSettings = FaceSettings()
+        self,
+        subjects: int = MOST_SUBJECTS,
+        seed: int = 0,
+        faces: FaceSettings = FaceSettings(),
+        levels: tuple[int, ...] = INTENSITIES,
     ) -> None:
         """Look for the subjects' files, and make those that are missing."""
         if not 1 <= subjects <= MOST_SUBJECTS:
@@ -88,14 +94,20 @@ class Anny3DFE:
             )
         if seed < 0:
             raise DrferError(f"{seed} is no seed for Anny-3DFE; give 0 or more with --seed")
-        self.settings = all_settings(seed, faces)
+        self.levels = tuple(sorted(set(levels)))
+        if not self.levels or not set(self.levels) <= set(INTENSITIES):
+            raise DrferError(f"Anny-3DFE has the intensities 1 to 4, not {list(levels)}")
+        self.settings = all_settings(seed, faces, self.levels)
         self.subjects = subject_names(subjects, faces.identity.female_share)
         contents = {subject: self._content_hash(subject) for subject in self.subjects}
         missing = [subject for subject, content in contents.items() if content is None]
         if missing:
-            print(f"Making Anny-3DFE {VERSION}: {len(missing)} subjects x 25 scans, in {self.root}")
+            scans = len(scan_keys("", self.levels))
+            print(
+                f"Making Anny-3DFE {VERSION}: {len(missing)} subjects x {scans} scans, in {self.root}"
+            )
             files = {subject: self._file(subject) for subject in missing}
-            contents |= zip(missing, _make(files, seed, faces))
+            contents |= zip(missing, _make(files, seed, faces, self.levels))
         self.hash: str = hashlib.sha256("".join(contents.values()).encode()).hexdigest()
 
     @property
@@ -109,7 +121,7 @@ class Anny3DFE:
 
     def keys(self) -> list[ScanKey]:
         """Return the keys of all scans, subject by subject."""
-        return [key for subject in self.subjects for key in scan_keys(subject)]
+        return [key for subject in self.subjects for key in scan_keys(subject, self.levels)]
 
     def load(self, key: ScanKey) -> FaceScan:
         """Return the scan of a key, in the scanner's frame.
@@ -160,7 +172,8 @@ class Anny3DFE:
             return None
 
     def _arrays(self, key: ScanKey) -> tuple[dict[str, np.ndarray], int]:
-        numbers = {known: number for number, known in enumerate(scan_keys(key.subject))}
+        keys = scan_keys(key.subject, self.levels)
+        numbers = {known: number for number, known in enumerate(keys)}
         if key.subject not in self.subjects or key not in numbers:
             raise DrferError(f"{self.name} has no scan {key}")
         file = self._file(key.subject)
@@ -178,13 +191,15 @@ def _read_subject(file: CacheFile, path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def all_settings(seed: int, faces: FaceSettings = FaceSettings()) -> dict:
+def all_settings(
+    seed: int, faces: FaceSettings = FaceSettings(), levels: tuple[int, ...] = INTENSITIES
+) -> dict:
     """Return everything that determines the faces of a population, as plain data for JSON."""
     return {
         "version": VERSION,
         "seed": seed,
         "expressions": list(EXPRESSIONS),
-        "intensities": list(INTENSITIES),
+        "intensities": list(levels),
         "face units": list(expressions.ACTION_UNITS),
         "prototypes": {name: asdict(p) for name, p in expressions.PROTOTYPES.items()},
         **json.loads(json.dumps(asdict(faces))),
@@ -198,12 +213,12 @@ def subject_names(count: int, female_share: float = Identity.female_share) -> li
     return women + [f"M{number:04d}" for number in range(1, count - female + 1)]
 
 
-def scan_keys(subject: str) -> list[ScanKey]:
-    """Return the keys of a subject's 25 scans: neutral first, then expression by expression."""
+def scan_keys(subject: str, levels: tuple[int, ...] = INTENSITIES) -> list[ScanKey]:
+    """Return the keys of a subject's scans: neutral first, then expression by expression."""
     expressive = [
         ScanKey(subject, expression, intensity)
         for expression in EXPRESSIONS
-        for intensity in INTENSITIES
+        for intensity in levels
     ]
     return [ScanKey(subject, NEUTRAL, 0), *expressive]
 
@@ -212,7 +227,9 @@ def _generator(seed: int, subject: str, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, ord(subject[0]), int(subject[1:]), number])
 
 
-def _make(files: dict[str, CacheFile], seed: int, faces: FaceSettings) -> list[str]:
+def _make(
+    files: dict[str, CacheFile], seed: int, faces: FaceSettings, levels: tuple[int, ...]
+) -> list[str]:
     """Make the scans of some subjects; return the hash of each file's content."""
     lacking = [name for name in ("anny", "warp", "embreex", "igl") if find_spec(name) is None]
     if lacking:
@@ -226,17 +243,23 @@ def _make(files: dict[str, CacheFile], seed: int, faces: FaceSettings) -> list[s
         rng = _generator(seed, subject, 0)
         person = draw_identity(rng, subject[0] == "F", heads.local_changes, faces.identity)
         items.append((subject, heads.neutral(*person).astype(np.float32), file))
-    return map_on_all_cores(_make_subject, items, "faces", heads.head, seed, faces)
+    return map_on_all_cores(_make_subject, items, "faces", heads.head, seed, faces, levels)
 
 
 def _make_subject(
-    item: tuple[str, np.ndarray, CacheFile], head: HeadModel, seed: int, faces: FaceSettings
+    item: tuple[str, np.ndarray, CacheFile],
+    head: HeadModel,
+    seed: int,
+    faces: FaceSettings,
+    levels: tuple[int, ...],
 ) -> str:
     """Draw, scan and write the faces of a subject; return the hash of what was written."""
     subject, neutral, file = item
     style = draw_style(_generator(seed, subject, 1), faces.spread)
-    keys = scan_keys(subject)
-    draws = [_generator(seed, subject, 2 + number) for number in range(len(keys))]
+    keys = scan_keys(subject, levels)
+    # a scan's number is that among all intensities, so that it comes out the same among fewer
+    numbers = {key: number for number, key in enumerate(scan_keys(subject))}
+    draws = [_generator(seed, subject, 2 + numbers[key]) for key in keys]
     activations = np.array(
         [
             np.zeros(len(head.units))
