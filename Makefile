@@ -37,6 +37,7 @@ student: $(VENV)/ready-lab
 # for authors: every notebook run again, in place
 notebooks: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/python -m nbconvert --to notebook --inplace --execute --ExecutePreprocessor.store_widget_state=False \
+		--ExecutePreprocessor.coalesce_streams=True \
 		--Exporter.preprocessors=tools.notebooks.ForReaders notebooks/*.ipynb
 
 # what the command line needs, the open faces included

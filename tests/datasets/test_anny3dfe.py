@@ -390,7 +390,7 @@ def test_stored_arrays_are_those_that_version_1_stored(own):
 
 
 def test_fewer_intensities_are_a_part_of_all(database):
-    fewer = Anny3DFE(2, levels=(4, 3))
+    fewer = Anny3DFE(2, intensities=(4, 3))
     assert len(fewer.keys()) == 2 * 13 and fewer.root != database.root
     for key in fewer.keys()[:13:4]:
         here, there = fewer.load(key), database.load(key)
@@ -401,7 +401,7 @@ def test_fewer_intensities_are_a_part_of_all(database):
         fewer.load(ScanKey("F0001", "anger", 2))
 
 
-@pytest.mark.parametrize("levels", [(), (0,), (3, 5)])
-def test_other_intensities_are_refused(levels):
+@pytest.mark.parametrize("intensities", [(), (0,), (3, 5)])
+def test_other_intensities_are_refused(intensities):
     with pytest.raises(DrferError, match="intensities 1 to 4"):
-        Anny3DFE(2, levels=levels)
+        Anny3DFE(2, intensities=intensities)

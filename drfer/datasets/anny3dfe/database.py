@@ -68,7 +68,7 @@ class Anny3DFE:
         subjects: how many of the 100.
         seed: another seed gives another population.
         faces: how the faces come out; another setting gives another database.
-        levels: the intensities that each expression is made at. The protocol needs 3 and 4 alone,
+        intensities: those that each expression is made at. The protocol needs 3 and 4 alone,
             which take half the time of all four.
 
     Raises:
@@ -85,7 +85,7 @@ class Anny3DFE:
         subjects: int = MOST_SUBJECTS,
         seed: int = 0,
         faces: FaceSettings = FaceSettings(),
-        levels: tuple[int, ...] = INTENSITIES,
+        intensities: tuple[int, ...] = INTENSITIES,
     ) -> None:
         """Look for the subjects' files, and make those that are missing."""
         if not 1 <= subjects <= MOST_SUBJECTS:
@@ -94,20 +94,20 @@ class Anny3DFE:
             )
         if seed < 0:
             raise DrferError(f"{seed} is no seed for Anny-3DFE; give 0 or more with --seed")
-        self.levels = tuple(sorted(set(levels)))
-        if not self.levels or not set(self.levels) <= set(INTENSITIES):
-            raise DrferError(f"Anny-3DFE has the intensities 1 to 4, not {list(levels)}")
-        self.settings = all_settings(seed, faces, self.levels)
+        self.made_at = tuple(sorted(set(intensities)))
+        if not self.made_at or not set(self.made_at) <= set(INTENSITIES):
+            raise DrferError(f"Anny-3DFE has the intensities 1 to 4, not {list(intensities)}")
+        self.settings = all_settings(seed, faces, self.made_at)
         self.subjects = subject_names(subjects, faces.identity.female_share)
         contents = {subject: self._content_hash(subject) for subject in self.subjects}
         missing = [subject for subject, content in contents.items() if content is None]
         if missing:
-            scans = len(scan_keys("", self.levels))
+            scans = len(scan_keys("", self.made_at))
             print(
                 f"Making Anny-3DFE {VERSION}: {len(missing)} subjects x {scans} scans, in {self.root}"
             )
             files = {subject: self._file(subject) for subject in missing}
-            contents |= zip(missing, _make(files, seed, faces, self.levels))
+            contents |= zip(missing, _make(files, seed, faces, self.made_at))
         self.hash: str = hashlib.sha256("".join(contents.values()).encode()).hexdigest()
 
     @property
@@ -121,7 +121,7 @@ class Anny3DFE:
 
     def keys(self) -> list[ScanKey]:
         """Return the keys of all scans, subject by subject."""
-        return [key for subject in self.subjects for key in scan_keys(subject, self.levels)]
+        return [key for subject in self.subjects for key in scan_keys(subject, self.made_at)]
 
     def load(self, key: ScanKey) -> FaceScan:
         """Return the scan of a key, in the scanner's frame.
@@ -172,7 +172,7 @@ class Anny3DFE:
             return None
 
     def _arrays(self, key: ScanKey) -> tuple[dict[str, np.ndarray], int]:
-        keys = scan_keys(key.subject, self.levels)
+        keys = scan_keys(key.subject, self.made_at)
         numbers = {known: number for number, known in enumerate(keys)}
         if key.subject not in self.subjects or key not in numbers:
             raise DrferError(f"{self.name} has no scan {key}")
@@ -192,14 +192,14 @@ def _read_subject(file: CacheFile, path: Path) -> dict[str, np.ndarray]:
 
 
 def all_settings(
-    seed: int, faces: FaceSettings = FaceSettings(), levels: tuple[int, ...] = INTENSITIES
+    seed: int, faces: FaceSettings = FaceSettings(), intensities: tuple[int, ...] = INTENSITIES
 ) -> dict:
     """Return everything that determines the faces of a population, as plain data for JSON."""
     return {
         "version": VERSION,
         "seed": seed,
         "expressions": list(EXPRESSIONS),
-        "intensities": list(levels),
+        "intensities": list(intensities),
         "face units": list(expressions.ACTION_UNITS),
         "prototypes": {name: asdict(p) for name, p in expressions.PROTOTYPES.items()},
         **json.loads(json.dumps(asdict(faces))),
@@ -213,12 +213,12 @@ def subject_names(count: int, female_share: float = Identity.female_share) -> li
     return women + [f"M{number:04d}" for number in range(1, count - female + 1)]
 
 
-def scan_keys(subject: str, levels: tuple[int, ...] = INTENSITIES) -> list[ScanKey]:
+def scan_keys(subject: str, intensities: tuple[int, ...] = INTENSITIES) -> list[ScanKey]:
     """Return the keys of a subject's scans: neutral first, then expression by expression."""
     expressive = [
         ScanKey(subject, expression, intensity)
         for expression in EXPRESSIONS
-        for intensity in levels
+        for intensity in intensities
     ]
     return [ScanKey(subject, NEUTRAL, 0), *expressive]
 
@@ -228,7 +228,7 @@ def _generator(seed: int, subject: str, number: int) -> np.random.Generator:
 
 
 def _make(
-    files: dict[str, CacheFile], seed: int, faces: FaceSettings, levels: tuple[int, ...]
+    files: dict[str, CacheFile], seed: int, faces: FaceSettings, intensities: tuple[int, ...]
 ) -> list[str]:
     """Make the scans of some subjects; return the hash of each file's content."""
     lacking = [name for name in ("anny", "warp", "embreex", "igl") if find_spec(name) is None]
@@ -243,7 +243,7 @@ def _make(
         rng = _generator(seed, subject, 0)
         person = draw_identity(rng, subject[0] == "F", heads.local_changes, faces.identity)
         items.append((subject, heads.neutral(*person).astype(np.float32), file))
-    return map_on_all_cores(_make_subject, items, "faces", heads.head, seed, faces, levels)
+    return map_on_all_cores(_make_subject, items, "faces", heads.head, seed, faces, intensities)
 
 
 def _make_subject(
@@ -251,12 +251,12 @@ def _make_subject(
     head: HeadModel,
     seed: int,
     faces: FaceSettings,
-    levels: tuple[int, ...],
+    intensities: tuple[int, ...],
 ) -> str:
     """Draw, scan and write the faces of a subject; return the hash of what was written."""
     subject, neutral, file = item
     style = draw_style(_generator(seed, subject, 1), faces.spread)
-    keys = scan_keys(subject, levels)
+    keys = scan_keys(subject, intensities)
     # a scan's number is that among all intensities, so that it comes out the same among fewer
     numbers = {key: number for number, key in enumerate(scan_keys(subject))}
     draws = [_generator(seed, subject, 2 + numbers[key]) for key in keys]
