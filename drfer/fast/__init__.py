@@ -3,7 +3,8 @@
 Everything here gives what its plain twin in `drfer.models` gives, in less time:
 
 - `encoder`: the forward pass of `drfer.models.pointnet2.Encoder`
-- `rows`: batch norm, ReLU and maximum between the linear layers of a PointNet
+- `groups`: a level's PointNet as one operation, with its gradient (`group_loops` has its loops, and
+  `moments` says what a batch norm does in it)
 - `points`: farthest point sampling, ball query and nearest neighbours
 - `compiled`: how all loops here are compiled and called
 

@@ -1,4 +1,4 @@
-"""A set abstraction level's PointNet in training on a CPU: what describes groups of points, and its gradient.
+"""A set abstraction level's PointNet on a CPU, from groups of points to one feature of each.
 
 A level has many rows (393,216 of 64 to 128 channels at the paper's sizes) and its matrix products
 are fast. Batch norm, ReLU and the maximum over neighbours, which read and write all rows several
@@ -39,7 +39,7 @@ def describe_groups(
     features: Tensor | None,
     shared: SharedMLP,
 ) -> Tensor:
-    """Return the maximum over each group of shared([x_j - x_i ; f_j]), in training.
+    """Return the maximum over each group of shared([x_j - x_i ; f_j]).
 
     The gradient of the maximum goes to the first of the largest, where `amax` shares it among
     equals. In a ball, equal rows are the same point, found once and repeated to fill the ball.
