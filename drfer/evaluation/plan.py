@@ -128,8 +128,17 @@ def plan(request: Request, faces: FaceSet, store: Store) -> dict[str, Job]:
         request: what is to be run.
         faces: on which scans.
         store: where results will be.
+
+    Raises:
+        DrferError: a row is to be tested after a stage that nobody is tested after.
     """
     jobs: dict[str, Job] = {}
+    for row in request.rows:
+        if not STAGES[ROWS[row].stage].tested:
+            raise DrferError(
+                f"the row {row!r} is tested after {ROWS[row].stage}, where `tested` is False: set "
+                "it in the list of stages"
+            )
     for number, run in enumerate(request.runs()):
         for row in request.rows:
             experiment = Experiment(run.change(ROWS[row]), faces, store)

@@ -23,7 +23,11 @@ def pages(results: list[Result]) -> dict[str, str]:
     """Return the pages, and the script that they share, by file name; none without plotly."""
     try:
         from plotly.offline import get_plotlyjs
-    except ImportError:  # it belongs to the notebooks' extra
+    except ImportError:
+        print(
+            "Left out: figures 1 and 4 as pages for a browser, which need plotly "
+            "(pip install 'drfer[notebooks]')."
+        )
         return {}
     figures = {"figure-1": turned_manifold(results), "figure-4": turned_faces(results)}
     made = {

@@ -21,8 +21,8 @@ from drfer import fast
 from drfer.common.errors import ShapeError
 from drfer.fast import points as compiled
 
-MOST_DISTANCES = 1 << 27
-"""That the plain form of `nearest` computes at a time: half a gigabyte in float32."""
+MOST_DISTANCES = 1 << 25
+"""That the plain form of `nearest` computes at a time: in float32, each step of it takes 128 MB."""
 
 
 def gather(values: Tensor, index: Tensor) -> Tensor:

@@ -84,6 +84,12 @@ def test_every_row_and_measure_can_be_planned(faces, tmp_path):
     assert all(job.needs_poses for job in posed)
 
 
+def test_a_row_after_which_nobody_is_tested_is_refused(faces, tmp_path, monkeypatch):
+    monkeypatch.setitem(ROWS, "new", replace(ROWS[METHOD], name="new", stage="i-fusion"))
+    with pytest.raises(DrferError, match="'new' is tested after i-fusion, where `tested` is False"):
+        smoke_plan(faces, tmp_path, ("new",))
+
+
 def test_groups_of_rows_are_the_rows_of_the_group():
     def rows(*names):
         return Request.of_names(TINY, names, (), (), 1, 0).rows

@@ -96,7 +96,7 @@ def test_interactive_figures_need_no_network(drawn):
         assert sources == ["plotly.min.js"], page
 
 
-def test_without_plotly_everything_else_is_drawn(tmp_path, monkeypatch, made_result):
+def test_without_plotly_everything_else_is_drawn(tmp_path, monkeypatch, made_result, capsys):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     result = without(made_result(folds=1), "curves")
     result.save(tmp_path / "results" / result.name)
@@ -104,6 +104,7 @@ def test_without_plotly_everything_else_is_drawn(tmp_path, monkeypatch, made_res
     of_the_run = {f"{result.name}/{name}" for name in ("confusion.png", "table.md")}
     pages_too = {"figure-1.html", "figure-4.html", "plotly.min.js"}
     assert files_in(tmp_path / "out") == (FIGURES - pages_too) | TABLES | of_the_run
+    assert "need plotly (pip install 'drfer[notebooks]')" in capsys.readouterr().out
 
 
 def test_no_results_are_refused_in_one_sentence(tmp_path):
