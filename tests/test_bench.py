@@ -1,4 +1,4 @@
-"""`drfer bench` without its three minutes: what it times, and what becomes of its processes and files."""
+"""`drfer bench` without its minutes: what it times, and what becomes of its processes and files."""
 
 import json
 import math
@@ -47,6 +47,17 @@ def test_a_process_that_is_timed_ends_with_a_killed_bench():
 def test_a_process_that_dies_is_one_sentence():
     with pytest.raises(DrferError, match="died"):
         bench._in_a_process(partial(sys.exit, 1))
+
+
+def test_what_fails_beside_others_is_said_in_its_row(monkeypatch):
+    tasks = [
+        bench._Task("step", "other", partial(int, "no number"), alone=True),
+        bench._Task("step", "drfer", partial(Measured, 1.0)),
+    ]
+    monkeypatch.setattr(bench, "_tasks", lambda: tasks)
+    failed, own = bench.measure()
+    assert failed.measured is None and "invalid literal for int()" in failed.who
+    assert own.measured.value == 1.0
 
 
 def test_an_interrupted_bench_leaves_no_process(monkeypatch):
@@ -100,7 +111,7 @@ def test_the_table_has_times_spreads_and_ratios():
     ]
     assert lacking.endswith("(pyg-lib not installed)")
     assert first.split()[-3:] == ["10", "ms", "0%"] and last.split()[-3:] == ["45", "ms", "0%"]
-    assert floor == "step: 1.25 times its products (bfloat16)"
+    assert floor == "step: 1.25 times the products (bfloat16)"
     assert ratio.startswith("paper") and "4.5" in ratio
 
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +35,7 @@ from drfer.bench.rows import (
     table,
 )
 from drfer.bench.timed import CLASSROOM, PAPER
-from drfer.common.device import device, has_bfloat16, keep_freed_memory
+from drfer.common.device import has_bfloat16, keep_freed_memory
 from drfer.common.errors import DrferError
 from drfer.common.files import written_whole
 from drfer.common.parallel import progress
@@ -63,7 +64,7 @@ def report(path: Path | None = None) -> str:
         path: a JSON file for the same numbers, which is opened before anything is timed.
 
     Raises:
-        DrferError: the file cannot be written, or a process that was timed died.
+        DrferError: the file cannot be written.
     """
     if path is None:
         return table(measure())
@@ -82,10 +83,15 @@ def measure() -> list[Row]:
     rows = []
     tasks = _tasks()
     for task in progress(tasks, "bench"):
-        measured = None
-        if not task.lacks:
-            measured = _in_a_process(task.function) if task.alone else task.function()
-        who = f"{task.who} ({task.lacks})" if task.lacks else task.who
+        measured, lacks = None, task.lacks
+        if not lacks and task.alone:
+            try:
+                measured = _in_a_process(task.function)
+            except DrferError as error:  # the other rows are worth having
+                lacks = str(error)
+        elif not lacks:
+            measured = task.function()
+        who = f"{task.who} ({lacks})" if lacks else task.who
         rows.append(Row(task.group, who, task.unit, measured))
     return rows
 
@@ -102,7 +108,7 @@ def _tasks() -> list[_Task]:
         (
             "PyTorch Geometric with pyg-lib, float32",
             partial(timed.time_geometric, True),
-            _lacks("torch_geometric", "pyg_lib"),
+            _lacks_pyg_lib(),
         ),
     )
     fold = "three stages of a fold of classroom, from step times"
@@ -147,34 +153,52 @@ def _lacks(*modules: str) -> str:
     return f"{' and '.join(missing)} not installed" if missing else ""
 
 
+def _lacks_pyg_lib() -> str:
+    lacks = _lacks("torch_geometric", "pyg_lib")
+    if lacks:
+        return lacks
+    major, minor, *_ = version("torch_geometric").split(".")
+    uses_it = (int(major), int(minor)) >= (2, 8)
+    return "" if uses_it else "PyTorch Geometric before 2.8 takes torch-cluster all the same"
+
+
 def _lacks_compiler() -> str:
-    if device().type == "cuda" or any(shutil.which(each) for each in ("g++", "clang++", "c++")):
-        return ""
-    return "no C++ compiler"
+    found = any(shutil.which(each) for each in ("g++", "clang++", "c++"))
+    return "" if found else "no C++ compiler"
 
 
 def _in_a_process(function: Callable[[], Measured]) -> Measured:
-    """Return what a function returns in a process of its own, which ends when this one does."""
+    """Return what a function returns in a process of its own, which ends when this one does.
+
+    Raises:
+        DrferError: the function failed, or the process died.
+    """
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(function, sending), daemon=True)
     process.start()
     sending.close()  # so that the pipe ends with the process
     try:
-        return receiving.recv()
+        result = receiving.recv()
     except EOFError:
         raise DrferError(
-            "a process that was to be timed died: perhaps memory ran out; close other programs "
-            "and run it again"
+            "the process died: perhaps memory ran out; close other programs and run it again"
         ) from None
     finally:
         process.kill()
         process.join()
+    if isinstance(result, Exception):
+        said = str(result).splitlines()
+        raise DrferError(f"failed: {said[0] if said else type(result).__name__}")
+    return result
 
 
 def _work(function: Callable[[], Measured], sending: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sending.send(function())
+    try:
+        sending.send(function())
+    except Exception as error:  # of whatever kind: it is said in the table
+        sending.send(RuntimeError(str(error)))
 
 
 def _end_with_parent() -> None:

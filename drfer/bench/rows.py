@@ -8,7 +8,7 @@ STEP = "training step of encoder and classifier, batch 24, sizes of {}"
 CHAMFER = "chamfer distance and its gradient, 24 x 2048 points"
 STAGE_STEPS = "whole training steps"
 OTHERS = "and"
-PRODUCTS = "its matrix products alone"
+PRODUCTS = "the matrix products of its layers alone"
 FIRST, LAST = "i-expression", "iii"
 """The stages whose steps are compared."""
 
@@ -75,7 +75,7 @@ def _conclusions(rows: list[Row]) -> list[str]:
     for (group, who), value in values.items():
         products = values.get((group, who.replace("drfer", PRODUCTS)))
         if who.startswith("drfer") and products:
-            lines.append(f"{group}: {value / products:.2f} times its products ({who[7:]})")
+            lines.append(f"{group}: {value / products:.2f} times the products ({who[7:]})")
     for (group, who), value in values.items():
         preset, _, stage = who.partition(", ")
         first = values.get((group, f"{preset}, {FIRST}"))

@@ -25,7 +25,7 @@ from drfer.training.stages import STAGES, LossSettings, Stage
 from drfer.training.trainer import Trainer, fresh_model
 
 REPEATS = 5
-"""How often, at least, a step is timed; its time is the median."""
+"""About how often a step is timed; its time is the median."""
 PAPER = PRESETS["paper"]
 CLASSROOM = PRESETS["classroom"]
 BATCH = 24
@@ -78,7 +78,8 @@ def time_compiled() -> Measured:
 def time_products(preset: Preset, precision: str) -> Measured:
     """Time the matrix products of a step's shared layers: forward, and both backward ones.
 
-    The first layer of each level counts once for each point: that is the least that it takes.
+    The first layer of each level counts once for each point, since it can be applied before points
+    are grouped. (`drfer.fast` needs a fifth fewer products than these, so that a step may take less.)
     """
     dtype, factors = getattr(torch, precision), []
     for rows, width, out in _product_shapes(preset):
@@ -202,7 +203,7 @@ def time_chamfer(chamfer: Callable[[Tensor, Tensor], Tensor]) -> Measured:
 
 
 def time_stage(preset: Preset, stage: Stage) -> Measured:
-    """Time a whole training step of a stage, as the trainer takes it."""
+    """Time a training step of a stage: loss, gradient and optimizer."""
     return _milliseconds(_training_step(preset, stage))
 
 

@@ -60,7 +60,7 @@ class FastEncoder(Encoder):
         batch, count, _ = points.shape
         if not _serves(points, self.whole, count):
             return super().describe_whole(points, features)
-        everyone = torch.arange(count).expand(batch, 1, -1)
+        everyone = torch.arange(count).expand(batch, 1, -1).contiguous()
         origin = points.new_zeros(batch, 1, 3)
         return describe_groups(points, origin, everyone, features, self.whole)[:, 0]
 
@@ -68,5 +68,6 @@ class FastEncoder(Encoder):
 def _serves(points: Tensor, shared: SharedMLP, members: int) -> bool:
     """Whether the fast form serves; it needs two layers, and groups that are not too large."""
     is_single = points.device.type == "cpu" and points.dtype == torch.float32
+    in_half = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16
     fits = len(shared.norms) > 1 and members <= MOST_MEMBERS
-    return is_single and fits and fast.enabled()
+    return is_single and not in_half and fits and fast.enabled()

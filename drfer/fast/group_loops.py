@@ -205,7 +205,7 @@ def sums_and_largest(rows, first, sign, largest, index):
                     value = _wide(rows[group, member, c])
                     total[c] += value - first[c]
                     squares[c] += (value - first[c]) * (value - first[c])
-                    larger = value * sign[c] > best[c]
+                    larger = (value * sign[c] > best[c]) | (value != value)  # a NaN stays
                     best[c] = value * sign[c] if larger else best[c]
                     at[c] = np.int32(member) if larger else at[c]
             for c in range(channels):

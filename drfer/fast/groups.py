@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from drfer.fast import group_loops
@@ -42,7 +43,8 @@ def describe_groups(
     """Return the maximum over each group of shared([x_j - x_i ; f_j]).
 
     The gradient of the maximum goes to the first of the largest, where `amax` shares it among
-    equals. In a ball, equal rows are the same point, found once and repeated to fill the ball.
+    equals. Equal members are mostly one point, repeated to fill a ball; in bfloat16 also points that
+    8 bits do not tell apart.
 
     In autocast, matrix products are in bfloat16, but coordinates enter in float32: rounded to 8
     bits, they would be off by up to 0.2 mm.
@@ -91,7 +93,13 @@ class _DescribeGroups(torch.autograd.Function):
         return ctx.last.normed(ctx.largest).to(rows.dtype).view(batch, groups, -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor):
+        with torch.autocast("cpu", enabled=False):  # also where it is called inside autocast
+            return _DescribeGroups._gradients(ctx, gradient)
+
+    @staticmethod
+    def _gradients(ctx, gradient: Tensor):
         neighbours, points, centroids, located, of_places, *others = ctx.saved_tensors
         weights, rows, moments = others[: len(ctx.moments)], others[len(ctx.moments) :], ctx.moments
         into = gradient.float().flatten(0, 1).contiguous().numpy()
@@ -125,7 +133,10 @@ class _DescribeGroups(torch.autograd.Function):
 def _first_rows(
     neighbours: Tensor, points: Tensor, centroids: Tensor, located: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return r_0, its sums, and where these count from: any row, lest a large mean drown the variance."""
+    """Return r_0, its sums, and where these count from.
+
+    That is some value near the rows', so that a large mean does not drown the variance.
+    """
     dtype = _dtype_of_products() if located is None else located.dtype
     rows = torch.empty(neighbours.numel(), len(weight), dtype=dtype)
     first = np.zeros(len(weight), np.float32)
@@ -147,10 +158,11 @@ def _next_rows(
     """Return r_k = W x of x = relu(norm(r_{k-1})), its sums, and where these count from."""
     product = weight.detach().to(rows.dtype).T
     out = torch.empty(len(rows), len(weight), dtype=rows.dtype)
-    sums = []
+    sums, first = [], None
     for part in _parts(len(rows), rows.shape[1] + out.shape[1]):
         torch.mm(moments.activated(rows[part]), product, out=out[part])
-        first = out[0].float().numpy()
+        if first is None:
+            first = out[0].float().numpy()
         sums.append(group_loops.sums_of_rows(array_of(out[part]), first))
     return out, np.concatenate(sums), first
 
@@ -212,7 +224,7 @@ def _through_largest(
             matrix.numpy(),
             shift_of_x,
             moments.mean,
-            use_torch_threads(),
+            min(use_torch_threads(), part.stop - part.start),
         )
         of_product = of_product + of_part.sum(axis=0)
         sum_of_x = sum_of_x + sum_of_part.sum(axis=0)

@@ -25,11 +25,22 @@ class Moments:
 
     @staticmethod
     def of(norm: BatchNorm1d, count: int, sums: np.ndarray, first: np.ndarray) -> Moments:
-        """Take the moments of so many rows, which the running statistics follow; in evaluation, those.
+        """Take the moments of so many rows, which the running statistics follow.
 
-        `sums`, shape (jobs, 2, C), are of the rows' differences from `first`, and of their squares.
+        In evaluation, the running statistics themselves are taken.
+
+        Args:
+            norm: the batch norm.
+            count: how many rows there are.
+            sums: of the rows' differences from `first`, and of their squares, shape (jobs, 2, C).
+            first: shape (C,).
+
+        Raises:
+            ValueError: there is but one row, in training.
         """
         if norm.training:
+            if count < 2:
+                raise ValueError("batch norm needs two rows or more in training")
             difference, squares = sums.sum(axis=0, dtype=np.float64) / count
             mean = first + difference
             variance = np.maximum(squares - difference * difference, 0)
@@ -40,7 +51,7 @@ class Moments:
                 norm.running_var.lerp_(unbiased.float(), norm.momentum)
         else:
             count = 0
-            mean, variance = norm.running_mean.numpy().copy(), norm.running_var.numpy()
+            mean, variance = norm.running_mean.numpy(), norm.running_var.numpy()
         deviation = np.sqrt(variance + norm.eps)
         scale = norm.weight.detach().numpy() / deviation
         offset = norm.bias.detach().numpy() - mean * scale

@@ -1,8 +1,9 @@
 """The point operators of `drfer.models.points` as compiled loops, for the CPU.
 
-Every function gives the very indices that its plain twin gives; where distances differ by less than
-rounding, either index may be given. The loops save time by looking at fewer pairs: points near each
-other are put into blocks, and a block that is too far away is passed over as a whole.
+Every function gives the indices that its plain twin gives; only where distances differ by less than
+rounding may it be another index. The loops save time by looking at fewer pairs: points near each
+other are put into blocks, and a block that is too far away is passed over as a whole. (A ball query
+is done when the ball is full.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drfer.fast.compiled import parallel_loops
+from drfer.fast.compiled import interrupts_held, parallel_loops
 
 BLOCK = 32
 """Points that are looked at, or passed over, together."""
@@ -63,7 +64,8 @@ def along_curve(points: np.ndarray) -> np.ndarray:
     Returns:
         Indices into `points`, shape (N,), int64.
     """
-    return _along_curve(np.ascontiguousarray(points))
+    with interrupts_held():  # the first call compiles
+        return _along_curve(np.ascontiguousarray(points))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -197,7 +199,7 @@ def _balls_of_cloud(points, centroids, squared_radius, index):
     """Ball query that ends its search of a ball as soon as the ball is full."""
     total, count = len(points), index.shape[1]
     blocks = (total + BLOCK - 1) // BLOCK
-    places = np.full((3, blocks * BLOCK), np.inf, dtype=points.dtype)
+    places = np.full((3, blocks * BLOCK), np.nan, dtype=points.dtype)  # in no ball
     places[:, :total] = points.T
     xs, ys, zs = places[0], places[1], places[2]
     squared = np.empty(BLOCK, dtype=points.dtype)

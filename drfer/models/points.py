@@ -45,7 +45,8 @@ def farthest_point_sample(points: Tensor, count: int) -> Tensor:
     """Choose points that are far from each other (Qi et al. 2017, section 3.2).
 
     The first is point 0. Each next one is the point farthest from all chosen so far, the one of
-    lowest index if several are. So the first k of the result are the sample of k points.
+    lowest index if several are (on a GPU with torch-cluster, any of them). So the first k of the
+    result are the sample of k points.
 
     Args:
         points: clouds, shape (B, N, 3), in any unit.
@@ -194,8 +195,7 @@ def _farthest_point_sample_cluster(points: Tensor, count: int) -> Tensor:
 
     batch, total, _ = points.shape
     starts = torch.arange(batch + 1, device=points.device) * total
-    # torch-cluster counts ceil(ratio * N) in float32, so the ratio aims half a point below; as a
-    # tensor on the device, since a Python number would have to wait for the GPU
+    # torch-cluster counts ceil(ratio * N) in float32, so the ratio aims half a point below
     ratio = points.new_full((), (count - 0.5) / total)
     flat = torch_cluster.fps(points.reshape(-1, 3), ratio=ratio, random_start=False, ptr=starts)
     return flat.view(batch, count) - starts[:-1, None]

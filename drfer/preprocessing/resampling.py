@@ -12,6 +12,7 @@ import numpy as np
 
 from drfer.common.errors import ScanFormatError
 from drfer.datasets.scan import FaceScan
+from drfer.fast.compiled import interrupts_held
 from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.registration import Registration, RegistrationSettings, register
@@ -105,7 +106,8 @@ def resample(
 
 def _on_border(triangle: np.ndarray, barycentric: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Return which points lie on an edge that belongs to one triangle only, or on its ends."""
-    edge_alone = border_edges(triangles, triangles.max() + 1)
+    with interrupts_held():  # the first call compiles
+        edge_alone = border_edges(triangles, triangles.max() + 1)
     of_border = np.zeros(triangles.max() + 1, dtype=bool)
     for corner in range(3):
         of_border[np.delete(triangles, corner, axis=1)[edge_alone[:, corner]]] = True

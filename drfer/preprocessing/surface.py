@@ -31,8 +31,8 @@ def nearest_on_surface(
     Returns:
         For each query
         the nearest triangle, shape (k,), or -1 if nothing is within reach;
-        the nearest point's barycentric coordinates, shape (k, 3), which are exactly 0 beside an
-        edge and 1 at a corner;
+        the nearest point's barycentric coordinates, shape (k, 3): on an edge that of the opposite
+        corner is exactly 0, and at a corner its own is exactly 1;
         and the nearest point itself, shape (k, 3), or the query if nothing is within reach.
     """
     corners = np.ascontiguousarray(points, dtype=np.float64)[triangles]

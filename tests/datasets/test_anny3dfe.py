@@ -399,6 +399,7 @@ def test_fewer_intensities_are_a_part_of_all(database):
         assert np.array_equal(fewer.truth(key).activation, database.truth(key).activation)
     with pytest.raises(DrferError, match="has no scan"):
         fewer.load(ScanKey("F0001", "anger", 2))
+    assert fewer.intensities == (3, 4) and Anny3DFE(1, intensities=(2, 4)).intensities == (4,)
 
 
 @pytest.mark.parametrize("intensities", [(), (0,), (3, 5)])

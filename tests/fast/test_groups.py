@@ -169,9 +169,31 @@ def test_parts_do_not_show(monkeypatch):
     assert max(errors(outcome(describe_groups, inputs(), level()), whole).values()) < TOLERANCE
 
 
-def test_a_nan_does_not_hide():
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_a_nan_does_not_hide(all_of_them, training):
     points, centroids, neighbours, features = inputs()
     neighbours[0, 0, 0] = 5
-    points[0, 5, 1] = float("nan")
-    out = describe_groups(points, centroids, neighbours, features, level())
-    assert out.isnan().any()
+    points[0, slice(None) if all_of_them else 5, 1] = float("nan")
+    out = describe_groups(points, centroids, neighbours, features, level().train(training))
+    assert out[0, 0].isnan().all()
+
+
+def test_a_backward_pass_inside_autocast_is_as_one_outside():
+    def gradient(inside):
+        shared, given = level(), inputs()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = describe_groups(*given, shared).float().sum()
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        return shared.linears[1].weight.grad
+
+    assert gradient(True).equal(gradient(False))
+
+
+def test_a_single_row_is_refused_in_training_as_torch_does():
+    points, centroids, neighbours, _ = (values[:1] for values in inputs())
+    with pytest.raises(ValueError, match="two rows"):
+        describe_groups(points, centroids[:, :1], neighbours[:, :1, :1], None, level(channels=0))

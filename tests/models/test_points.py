@@ -169,6 +169,13 @@ def test_a_ball_may_ask_for_more_points_than_there_are(query):
 
 
 @pytest.mark.parametrize("query", BALLS)
+def test_a_ball_of_any_radius_holds_no_more_than_the_cloud(query):
+    cloud = random_clouds(1, 40)
+    index = query(cloud, cloud[:, :3], float("inf"), 64)
+    assert index.tolist() == [[[*range(40), *[0] * 24]] * 3]
+
+
+@pytest.mark.parametrize("query", BALLS)
 def test_points_on_the_radius_are_inside(query):
     points = torch.tensor([[[3.0, 4, 0], [0, -5, 0], [0, 4, 3.0001], [-4, 0, -3]]])
     assert query(points, torch.zeros(1, 1, 3), 5.0, 3).tolist() == [[[0, 1, 3]]]

@@ -2,8 +2,9 @@
 
 Each subject has a neutral scan, and six expressions at four intensities. Every scan is drawn from
 the dataset's seed, its subject's name and its own number, so that a database of fewer subjects, or
-of fewer intensities, is a part of the larger one. What only the simulation knows (pose, correspondence, activation) is kept
-beside each scan as its `Truth`; the pipeline itself never reads it.
+of fewer intensities, is a part of the larger one. What only the simulation knows (pose,
+correspondence, activation) is kept beside each scan as its `Truth`; the pipeline itself never reads
+it.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class Anny3DFE:
         self.made_at = tuple(sorted(set(intensities)))
         if not self.made_at or not set(self.made_at) <= set(INTENSITIES):
             raise DrferError(f"Anny-3DFE has the intensities 1 to 4, not {list(intensities)}")
+        self.intensities = tuple(one for one in type(self).intensities if one in self.made_at)
         self.settings = all_settings(seed, faces, self.made_at)
         self.subjects = subject_names(subjects, faces.identity.female_share)
         contents = {subject: self._content_hash(subject) for subject in self.subjects}
