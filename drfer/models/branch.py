@@ -99,10 +99,6 @@ class Branch(nn.Module):
 class FaceDecoder(nn.Module):
     """Fully connected layers with ReLU between them, the last of which gives a face.
 
-    The last layer's bias holds the face that others are deviations from. In autocast, its product is
-    in bfloat16 like all others, but the bias is added in float32: otherwise faces would lie on a grid
-    of 0.2 to 0.5 mm.
-
     The fusion module uses it too. There, skip connections join further numbers to the input of each
     layer.
 
@@ -120,22 +116,25 @@ class FaceDecoder(nn.Module):
         """
         super().__init__()
         skips = skips or (0,) * len(widths)
-        pairs = pairwise((*widths, 3 * points))
-        self.layers = nn.ModuleList(nn.Linear(a + skip, b) for (a, b), skip in zip(pairs, skips))
+        inputs = [width + skip for width, skip in zip(widths, skips)]
+        *hidden, last = zip(inputs, (*widths[1:], 3 * points))
+        layers = [nn.Linear(*pair) for pair in hidden]
+        self.layers = nn.ModuleList([*layers, PreciseLinear(*last)])
 
     def forward(self, feature: Tensor, skips: list[Tensor] | None = None) -> Tensor:
-        """Return the face.
+        """Return the face, in float32.
 
         Args:
             feature: shape (B, d).
             skips: one input (B, width) for each layer, if it was created with skip connections.
         """
-        *hidden, last = self.layers
-        skips = skips or [feature[:, :0]] * len(self.layers)
-        for layer, skip in zip(hidden, skips):
-            feature = layer(torch.cat([feature, skip], dim=-1)).relu()
-        deviation = linear(torch.cat([feature, skips[-1]], dim=-1), last.weight)
-        return (deviation.to(last.bias.dtype) + last.bias).view(len(feature), -1, 3)
+        for number, layer in enumerate(self.layers):
+            if number > 0:
+                feature = feature.relu()
+            if skips is not None:
+                feature = torch.cat([feature, skips[number]], dim=-1)
+            feature = layer(feature)
+        return feature.view(len(feature), -1, 3)
 
     def start_from(self, face: Tensor) -> None:
         """Let an untrained decoder answer with a face, shape (P, 3), give or take a little.
@@ -145,6 +144,21 @@ class FaceDecoder(nn.Module):
         with torch.no_grad():
             self.layers[-1].weight.mul_(0.1)
             self.layers[-1].bias.copy_(face.flatten())
+
+
+class PreciseLinear(nn.Linear):
+    """A linear layer whose bias is added in float32, where autocast has its product in bfloat16.
+
+    A decoder's last bias holds the face from which all others deviate by little. In bfloat16 the sum
+    would lie on a grid of 0.2 to 0.5 mm.
+
+    Shapes:
+        rows (..., C) -> (..., C')
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Apply the layer."""
+        return linear(rows, self.weight).to(self.bias.dtype) + self.bias
 
 
 class Classifier(nn.Sequential):
