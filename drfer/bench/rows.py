@@ -53,7 +53,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _ratios(row: Row, rows: list[Row]) -> str:
-    """How many times faster the kit's rows of the group are than one of others."""
+    """Say how many times faster the kit's rows of the group are than one of others."""
     if row.who.startswith(("drfer", PRODUCTS)) or row.group in (STAGE_STEPS, OTHERS):
         return ""
     own = [
@@ -69,7 +69,7 @@ def _ratios(row: Row, rows: list[Row]) -> str:
 
 
 def _conclusions(rows: list[Row]) -> list[str]:
-    """What the rows say of each other: steps over their products, stage iii over stage i."""
+    """Compare rows: steps with their products, and stage iii with stage i."""
     values = {(row.group, row.who): row.measured.value for row in rows if row.measured}
     lines = []
     for (group, who), value in values.items():
@@ -80,5 +80,7 @@ def _conclusions(rows: list[Row]) -> list[str]:
         preset, _, stage = who.partition(", ")
         first = values.get((group, f"{preset}, {FIRST}"))
         if group == STAGE_STEPS and stage == LAST and first:
-            lines.append(f"{preset}: a step of stage iii takes {value / first:.1f} of stage i")
+            lines.append(
+                f"{preset}: a step of stage iii takes {value / first:.1f} times one of stage i"
+            )
     return lines

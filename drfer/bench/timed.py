@@ -63,13 +63,13 @@ def _logits_of(branch: Branch) -> Callable[[Tensor], Tensor]:
 
 
 def time_plain(preset: Preset) -> Measured:
-    """Time the same in its plain form."""
+    """Time the same in its plain form; for a process of its own, whose environment it changes."""
     os.environ["DRFER_FAST"] = "0"
     return time_branch(preset, "float32")
 
 
 def time_compiled() -> Measured:
-    """Time the plain form of the paper under torch.compile."""
+    """Time the plain form at the paper's sizes under torch.compile; in a process of its own, too."""
     os.environ["DRFER_FAST"] = "0"
     branch = Branch(PAPER.sizes, 6).to(device()).train()
     return _time_classification(PAPER, branch, torch.compile(_logits_of(branch)), "float32")
@@ -97,16 +97,16 @@ def time_products(preset: Preset, precision: str) -> Measured:
 
 def _product_shapes(preset: Preset) -> list[tuple[int, int, int]]:
     """Rows, input and output width of each shared layer of an encoder, for a batch."""
-    shapes, points, channels = [], preset.sizes.points, 0
-    sizes = preset.sizes.encoder
-    levels = [(level.centroids * level.neighbours, level.widths) for level in sizes.levels]
-    levels.append((sizes.levels[-1].centroids, sizes.global_widths))
-    for number, (members, widths) in enumerate(levels):
-        inputs = (3 + channels, *widths[:-1])
-        rows = [points, *[members] * (len(widths) - 1)]
+    encoder = preset.sizes.encoder
+    points = (preset.sizes.points, *(level.centroids for level in encoder.levels))
+    members = (*(level.centroids * level.neighbours for level in encoder.levels), points[-1])
+    channels = (0, *encoder.pooled_widths[:-1])
+    all_widths = (*(level.widths for level in encoder.levels), encoder.global_widths)
+    shapes = []
+    for one, many, features, widths in zip(points, members, channels, all_widths):
+        rows = (one, *[many] * (len(widths) - 1))
+        inputs = (3 + features, *widths[:-1])
         shapes += [(BATCH * n, width, out) for n, width, out in zip(rows, inputs, widths)]
-        channels = widths[-1]
-        points = sizes.levels[min(number, len(sizes.levels) - 1)].centroids
     return shapes
 
 

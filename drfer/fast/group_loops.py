@@ -45,6 +45,12 @@ def _like_type(value, example):
     return rounded
 
 
+@numba.njit(inline="always")
+def _passed(gradient, value, scale, offset):
+    """Return what the ReLU of a normed value lets pass of a gradient."""
+    return _wide(gradient) if value * scale + offset > 0 else np.float32(0)
+
+
 @parallel_loops
 def first_layer(points, centroids, neighbours, located, weight, first, out):
     """Write W_x (x_j - x_i) + `located`_j into `out` for each member j of each group i.
@@ -59,7 +65,7 @@ def first_layer(points, centroids, neighbours, located, weight, first, out):
         out: shape (B * S * K, C).
 
     Returns:
-        As `sums_of_rows`.
+        What `sums_of_rows` returns.
     """
     _, groups, members = neighbours.shape
     count, channels = out.shape
@@ -109,8 +115,7 @@ def first_layer_backward(
                 j = neighbours[cloud, group, member]
                 for c in range(channels):
                     value = _wide(rows[row, c])
-                    passed = value * scale[c] + offset[c] > 0
-                    into = _wide(gradient[row, c]) if passed else np.float32(0)
+                    into = _passed(gradient[row, c], value, scale[c], offset[c])
                     of_row = scale[c] * (into - constant[c] - slope[c] * value)
                     of_points[cloud, j, c] += of_row
                     of_centroids[cloud, group, c] += of_row
@@ -159,8 +164,7 @@ def gradient_sums(rows, gradient, scale, offset, mean):
         for row in range(job * ROWS_A_JOB, min((job + 1) * ROWS_A_JOB, count)):
             for c in range(channels):
                 value = _wide(rows[row, c])
-                passed = value * scale[c] + offset[c] > 0
-                into = _wide(gradient[row, c]) if passed else np.float32(0)
+                into = _passed(gradient[row, c], value, scale[c], offset[c])
                 total[c] += into
                 weighted[c] += into * (value - mean[c])
         sums[job, 0], sums[job, 1] = total, weighted
@@ -177,8 +181,7 @@ def norm_relu_backward(rows, gradient, scale, offset, constant, slope):
     for row in numba.prange(count):
         for c in range(channels):
             value = _wide(rows[row, c])
-            passed = value * scale[c] + offset[c] > 0
-            into = _wide(gradient[row, c]) if passed else np.float32(0)
+            into = _passed(gradient[row, c], value, scale[c], offset[c])
             of_row = scale[c] * (into - constant[c] - slope[c] * value)
             gradient[row, c] = _like(of_row, gradient[row, c])
 

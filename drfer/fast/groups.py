@@ -102,7 +102,7 @@ class _DescribeGroups(torch.autograd.Function):
     def _gradients(ctx, gradient: Tensor):
         neighbours, points, centroids, located, of_places, *others = ctx.saved_tensors
         weights, rows, moments = others[: len(ctx.moments)], others[len(ctx.moments) :], ctx.moments
-        into = gradient.float().flatten(0, 1).contiguous().numpy()
+        into = gradient.float().flatten(0, 1).contiguous()
         of_norms = [ctx.last.gradients_at(ctx.largest, into)]
         of_x, of_product, sums = _through_largest(
             rows[-1], moments[-1], weights[-1], ctx.last, into, ctx.index, of_norms[0]
@@ -170,7 +170,11 @@ def _next_rows(
 def _largest_of_groups(
     rows: Tensor, moments: Moments, weight: Tensor, last_weight: Tensor, members: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of y = W x, the rows before the last norm: each group's largest, which member it is, the sums."""
+    """Find the largest of each group among y = W x, the rows that enter the last norm.
+
+    Returns:
+        The largest, (G, D), and which member each is; the sums of all y, and where these count from.
+    """
     groups, channels = len(rows) // members, len(weight)
     largest = np.empty((groups, channels), np.float32)
     index = np.empty((groups, channels), np.uint8)
@@ -192,7 +196,7 @@ def _largest_of_groups(
 def _through_largest(
     rows: Tensor, moments: Moments, weight: Tensor, last: Moments, into, index, of_norm
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Gradients of x and of W, from that of the maximum; and the sums that x's norm waits for.
+    """Return the gradients of x and of W, given that of the maximum, and what x's norm waits for.
 
     Batch norm's gradient of y = W x is, in each channel, a sparse part e, where a row was the
     largest, less a + b y. So that of x is W'e - W'a - (W' diag(b) W) x, and that of W is
@@ -200,7 +204,7 @@ def _through_largest(
     W become products with C x C matrices, half as large where a layer doubles the channels.
     """
     constant, slope = (last.scale * taken for taken in last.taken(*of_norm))  # a, b
-    into = (torch.from_numpy(into) * torch.from_numpy(last.scale)).numpy()  # e
+    into = into * torch.from_numpy(last.scale)  # e
     members = len(rows) // len(into)
     matrix = weight.detach().float().contiguous()
     constant, slope = torch.from_numpy(constant), torch.from_numpy(slope)
@@ -219,7 +223,7 @@ def _through_largest(
         )
         of_part, sum_of_part, sums_of_part = group_loops.add_sparse(
             *of_groups,
-            into[part],
+            into[part].numpy(),
             index[part],
             matrix.numpy(),
             shift_of_x,
@@ -236,7 +240,7 @@ def _through_largest(
 def _through_product(
     of_x: Tensor, rows: Tensor, moments: Moments, of_norm, rows_before, before: Moments, weight
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """The same through r_k = W x_{k-1}, from the gradient of x_k, whose memory is used up."""
+    """Return the same of r_k = W x_{k-1}, given the gradient of x_k, whose memory is used up."""
     product = weight.detach().to(rows.dtype)
     of_x_before = torch.empty_like(rows_before)
     of_product, sums = 0, []
@@ -261,7 +265,7 @@ def _through_product(
 def _through_first_rows(
     of_x: Tensor, rows: Tensor, moments: Moments, of_norm, neighbours: Tensor, points: int
 ) -> tuple[Tensor, Tensor]:
-    """Sums of the gradient of r_0 over the rows of each point, (B, N, C), and each centroid, (B, S, C)."""
+    """Add up the gradient of r_0: over each point's rows, (B, N, C), and each centroid's, (B, S, C)."""
     batch, groups, _ = neighbours.shape
     of_points = torch.zeros(batch, points, rows.shape[1])
     of_centroids = torch.zeros(batch, groups, rows.shape[1])
@@ -278,12 +282,12 @@ def _through_first_rows(
 
 
 def _outer(of_rows: Tensor, places: Tensor) -> Tensor:
-    """Return sum of gradient x place', shape (C, 3)."""
+    """Return the sum of gradient place' over all rows, shape (C, 3)."""
     return (places.flatten(0, 1).T @ of_rows.flatten(0, 1)).T
 
 
 def _parts(count: int, values: int) -> list[slice]:
-    """Slices of rows, or groups, of so many values each, that stay in the cache."""
+    """Cut rows, or groups, of so many values each into slices that stay in the cache."""
     step = max(BLOCK_VALUES // values, 1)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 

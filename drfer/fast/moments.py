@@ -82,9 +82,9 @@ class Moments:
         of_bias, weighted = sums.sum(axis=0, dtype=np.float64)
         return weighted / self.deviation, of_bias
 
-    def gradients_at(self, rows: np.ndarray, into: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same where only some rows, given with their gradients, have one that is not 0."""
-        into, away = torch.from_numpy(into), torch.from_numpy(rows) - torch.from_numpy(self.mean)
+    def gradients_at(self, rows: np.ndarray, into: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same where only some rows, given with their gradients, have one that is not 0."""
+        away = torch.from_numpy(rows) - torch.from_numpy(self.mean)
         sums = torch.stack([into.sum(dim=0), (into * away).sum(dim=0)])
         return self.gradients(sums[None].numpy())
 

@@ -57,25 +57,32 @@ def border_edges(triangles: np.ndarray, points: int) -> np.ndarray:
         For each triangle whether the edge opposite each of its corners is one, shape (m, 3).
     """
     lower, higher = np.empty(triangles.size, np.int64), np.empty(triangles.size, np.int64)
-    start = np.zeros(points + 1, np.int64)  # where the edges of a lower end begin in `edges`
     for edge in range(triangles.size):
         t, corner = edge // 3, edge % 3
         one, other = triangles[t, (corner + 1) % 3], triangles[t, (corner + 2) % 3]
         lower[edge], higher[edge] = min(one, other), max(one, other)
-        start[lower[edge] + 1] += 1
-    start = np.cumsum(start)
-    edges, filled = np.empty(triangles.size, np.int64), start.copy()
-    for edge in range(triangles.size):
-        edges[filled[lower[edge]]] = edge
-        filled[lower[edge]] += 1
-
+    # sorted by the lower end, and those of one lower end by the higher: equal edges follow each other
+    order = _sorted_by(lower, _sorted_by(higher, np.arange(triangles.size), points), points)
     alone = np.ones(triangles.size, np.bool_)
-    for point in range(points):
-        for i in range(start[point], start[point + 1]):
-            for j in range(start[point], i):
-                if higher[edges[i]] == higher[edges[j]]:
-                    alone[edges[i]] = alone[edges[j]] = False
+    for i in range(1, len(order)):
+        one, other = order[i - 1], order[i]
+        if lower[one] == lower[other] and higher[one] == higher[other]:
+            alone[one] = alone[other] = False
     return alone.reshape(-1, 3)
+
+
+@numba.njit(cache=True)
+def _sorted_by(keys, order, largest):
+    """Return an order sorted by keys below `largest`; what has equal keys stays as it was."""
+    start = np.zeros(largest + 1, np.int64)
+    for key in keys:
+        start[key + 1] += 1
+    start = np.cumsum(start)
+    by_key = np.empty(len(order), np.int64)
+    for i in order:
+        by_key[start[keys[i]]] = i
+        start[keys[i]] += 1
+    return by_key
 
 
 def _cell_width(low: np.ndarray, high: np.ndarray) -> float:

@@ -207,7 +207,7 @@ def _label(key: ScanKey) -> int:
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy to a device without waiting for what it still computes."""
     if device.type == "cuda":
-        tensor = tensor.pin_memory()  # the driver may wait for others' memory
+        tensor = tensor.pin_memory()  # from other memory, the driver may wait after all
     return tensor.to(device, non_blocking=True)
 
 

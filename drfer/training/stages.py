@@ -114,7 +114,7 @@ class Stage:
     """Whether the expression branch is tested on the test subjects afterwards."""
     version: int = 2
     """Increase this when its result may come out differently, so that results that were stored
-    before are not taken for those of today."""
+    before are not taken for those of today. (2: coordinates are in float32.)"""
 
 
 def _stage_i_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """Nearest points on a mesh against libigl's, and in bounded memory; borders against a count."""
 
+import time
+
 import numpy as np
 import pytest
 from damage import damaged
@@ -48,6 +50,17 @@ def test_border_edges_are_those_of_one_triangle(database):
     for corner, others in ((0, (1, 2)), (1, (2, 0)), (2, (0, 1))):
         edges = np.sort(triangles[:, others], axis=1).tolist()
         assert alone[:, corner].tolist() == [uses[tuple(edge)] == 1 for edge in edges]
+
+
+def test_borders_of_a_fan_are_found_at_once():
+    """All of its 200,000 triangles share a corner, so that comparing a corner's edges takes minutes."""
+    rim = np.arange(1, 200_001)
+    fan = np.stack([np.zeros_like(rim), rim, rim + 1], axis=1)
+    started = time.monotonic()
+    alone = border_edges(fan, 200_002)
+    assert time.monotonic() - started < 20  # most of it compiles
+    assert alone[:, 0].all() and alone[0].tolist() == [True, False, True]
+    assert alone.sum() == 200_002 and alone[-1].tolist() == [True, True, False]
 
 
 def strays(kind):
