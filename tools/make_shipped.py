@@ -100,7 +100,9 @@ def compact(model: DrFER, clouds: Tensor) -> dict[str, Tensor]:
         out = inputs @ layer.weight.T
         mean = out.mean(dim=0)
         directions = torch.linalg.svd(out - mean, full_matrices=False).Vh[:RANK]
-        tensors[f"{name}.bias"] = layer.bias + mean - directions.T @ (directions @ mean)
+        tensors[f"{name}.bias"] = layer.bias + layer.UNIT * (
+            mean - directions.T @ (directions @ mean)
+        )
         del tensors[f"{name}.weight"]
         tensors[f"{name}.weight.left"] = directions.T.half().contiguous()
         tensors[f"{name}.weight.right"] = (directions @ layer.weight).half()

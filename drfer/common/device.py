@@ -62,3 +62,10 @@ def keep_freed_memory() -> None:
         mmap_max = -4
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, ctypes.c_int(-1))
+
+
+def sent(tensor: torch.Tensor, to: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device without waiting for what it still computes."""
+    if to.type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory, the driver may wait after all
+    return tensor.to(to, non_blocking=True)

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from importlib import resources
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from drfer.fast.points import along_curve
 
@@ -56,6 +57,23 @@ class Template:
     def curve_order(self) -> np.ndarray:
         """An order of the vertices in which near ones follow each other, shape (39923,)."""
         return along_curve(self.vertices)
+
+    def coarse_triangles(self, count: int) -> np.ndarray:
+        """Join the first vertices to a mesh; near triangles follow each other.
+
+        Each vertex of the whole mesh goes to the nearest of the first ones. Three of these belong
+        together where a triangle of the whole mesh touches all three.
+
+        Args:
+            count: how many vertices.
+
+        Returns:
+            Indices of these vertices, shape (t, 3), about two triangles a vertex.
+        """
+        _, owner = cKDTree(self.vertices[:count]).query(self.vertices)
+        triangles = np.sort(owner[self.triangles], axis=1)
+        triangles = np.unique(triangles[(np.diff(triangles, axis=1) > 0).all(axis=1)], axis=0)
+        return triangles[along_curve(self.vertices[triangles].mean(axis=1))]
 
     @cached_property
     def fitted(self) -> np.ndarray:

@@ -12,48 +12,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drfer.common.device import device
+from drfer.common.device import device, sent
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
 from drfer.preprocessing.faceset import FaceSet, mean_face
 from drfer.preprocessing.head_pose import PosedFaces
+from drfer.training.surfaces import Surfaces
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Random input dropout and random scale, drawn anew for each scan in each epoch (section IV.B).
 
-    Targets are scaled with their scan, since an unscaled target would ask the network to undo a
-    factor that it cannot know.
+    The paper gives no numbers; these are those of the public PyTorch port of PointNet++.
     """
 
-    largest_dropout: float = 0.5
-    """The share of dropped points is uniform between 0 and this (0.875 in PointNet++'s own code)."""
-    scale: tuple[float, float] = (0.95, 1.05)
-    """Range of the uniform factor, which is about the range of head sizes (0.8 to 1.25 there)."""
+    largest_dropout: float = 0.875
+    """The share of dropped points is uniform between 0 and this."""
+    scale: tuple[float, float] = (0.8, 1.25)
+    """Range of the uniform factor."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """The scans of one training step with their labels and targets.
 
+    What is of one person is scaled with the scan. The two mean faces are not: they are constants
+    given the label, and scaled ones would ask the expression branch to keep the size of the scan,
+    which is identity, where equations (4) and (9) ask it to forget it.
+
     Attributes:
         cloud: augmented clouds, which the encoders see, shape (B, P, 3), frame units.
-        whole: the same scans frontal and without dropout, F_i in the paper, shape (B, P, 3).
-        expression: labels C_i of the expressions, shape (B,).
-        subject: labels P_i of the training subjects, shape (B,).
+        scan: a new sample of the same scans' surfaces, F in the paper, shape (B, P, 3).
+        expression: labels C of the expressions, shape (B,).
+        subject: labels P of the training subjects, shape (B,).
         mean_expression: mean face of each scan's expression, F^mean_C, shape (B, P, 3).
-        own_neutral: neutral scan of each scan's subject, F^P_neu, shape (B, P, 3).
         mean_neutral: mean neutral face, F^mean_neu, shape (B, P, 3).
+        own_neutral: a new sample of the neutral scan of each scan's subject, F^P_neu, (B, P, 3).
+        own_neutral_cloud: that neutral scan in farthest-point order, for encoders, (B, P, 3).
     """
 
     cloud: Tensor
-    whole: Tensor
+    scan: Tensor
     expression: Tensor
     subject: Tensor
     mean_expression: Tensor
-    own_neutral: Tensor
     mean_neutral: Tensor
+    own_neutral: Tensor
+    own_neutral_cloud: Tensor
 
 
 class FoldData:
@@ -69,7 +75,9 @@ class FoldData:
         clouds: all clouds, shape (n, P, 3), frame units, in farthest-point order.
         labels: expression of each scan, shape (n,), -1 for neutral ones.
         subject_numbers: label of each scan's subject, shape (n,), -1 for test subjects.
-        own_neutral: neutral scan of each training subject, shape (subjects, P, 3).
+        own_neutral: cloud of each training subject's neutral scan, shape (subjects, P, 3).
+        scan_surfaces: surfaces of the training scans, in the order of `train`.
+        neutral_surfaces: surfaces of the training subjects' neutral scans.
         mean_expression: mean face of each expression, shape (6, P, 3).
         mean_neutral: mean neutral face, shape (P, 3).
     """
@@ -113,11 +121,14 @@ class FoldData:
                 "target: add the missing ones or take these subjects away"
             )
 
+        neutrals = neutrals[np.argsort(number[neutrals])]
         clouds = faces.clouds[:, :points]
         self.clouds = _on_device(clouds)
         self.labels = _on_device(label)
         self.subject_numbers = _on_device(number)
-        self.own_neutral = _on_device(clouds[neutrals[np.argsort(number[neutrals])]])
+        self.own_neutral = _on_device(clouds[neutrals])
+        self.scan_surfaces = Surfaces(faces.vertices[self.train], faces.missing[self.train])
+        self.neutral_surfaces = Surfaces(faces.vertices[neutrals], faces.missing[neutrals])
         of_class = [self.train[label[self.train] == c] for c in range(len(EXPRESSIONS))]
         self.mean_expression = _on_device(
             np.stack([mean_face(faces, members, points) for members in of_class])
@@ -142,37 +153,36 @@ class FoldData:
             augmentation: how inputs are changed.
             generator: all random numbers come from here.
         """
-        order = torch.from_numpy(self.train)[torch.randperm(len(self.train), generator=generator)]
-        for members in order.split(batch_size):
-            if len(members) > 1:
-                yield self._batch(members, augmentation, generator)
+        order = torch.randperm(len(self.train), generator=generator)
+        for rows in order.split(batch_size):
+            if len(rows) > 1:
+                yield self._batch(rows, augmentation, generator)
 
-    def _batch(
-        self, members: Tensor, augmentation: Augmentation, generator: torch.Generator
-    ) -> Batch:
+    def _batch(self, rows: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Batch:
         low, high = augmentation.scale
-        scale = torch.rand(len(members), 1, 1, generator=generator) * (high - low) + low
-        scale = _sent(scale, self.clouds.device)
-        there = _sent(members, self.clouds.device)
-        whole = self.clouds[there] * scale
-        seen = whole
+        scale = torch.rand(len(rows), 1, 1, generator=generator) * (high - low) + low
+        scale, there = sent(scale, self.clouds.device), sent(rows, self.clouds.device)
+        members = torch.from_numpy(self.train)[rows]
+        scans = sent(members, self.clouds.device)
+        seen = self.clouds[scans]
         if self.posed is not None:
-            seen = self._at_random_poses(members, generator) * scale
-        expression = self.labels[there]
-        subject = self.subject_numbers[there]
+            seen = self._at_random_poses(members, generator)
+        expression, subject = self.labels[scans], self.subject_numbers[scans]
+        points = self.clouds.shape[1]
         return Batch(
-            cloud=drop_points(seen, augmentation.largest_dropout, generator),
-            whole=whole,
+            cloud=drop_points(seen * scale, augmentation.largest_dropout, generator),
+            scan=self.scan_surfaces.sample(there, points, generator) * scale,
             expression=expression,
             subject=subject,
-            mean_expression=self.mean_expression[expression] * scale,
-            own_neutral=self.own_neutral[subject] * scale,
-            mean_neutral=self.mean_neutral * scale,
+            mean_expression=self.mean_expression[expression],
+            mean_neutral=self.mean_neutral.expand_as(seen),
+            own_neutral=self.neutral_surfaces.sample(subject, points, generator) * scale,
+            own_neutral_cloud=self.own_neutral[subject] * scale,
         )
 
     def _at_random_poses(self, members: Tensor, generator: torch.Generator) -> Tensor:
         pose = torch.randint(self.posed.shape[1], (len(members),), generator=generator)
-        return _sent(self.posed[self.row_in_posed[members], pose], self.clouds.device)
+        return sent(self.posed[self.row_in_posed[members], pose], self.clouds.device)
 
 
 def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator) -> Tensor:
@@ -196,19 +206,12 @@ def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator
     dropped = torch.rand(batch, points, generator=generator) < share
     dropped[:, 0] = False
     order = dropped.to(torch.uint8).argsort(dim=1, stable=True)
-    order = _sent(torch.where(dropped.gather(1, order), 0, order), clouds.device)
+    order = sent(torch.where(dropped.gather(1, order), 0, order), clouds.device)
     return clouds.gather(1, order[..., None].expand(-1, -1, 3))
 
 
 def _label(key: ScanKey) -> int:
     return -1 if key.expression == NEUTRAL else EXPRESSIONS.index(key.expression)
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device without waiting for what it still computes."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()  # from other memory, the driver may wait after all
-    return tensor.to(device, non_blocking=True)
 
 
 def _on_device(array: np.ndarray) -> Tensor:

@@ -131,8 +131,8 @@ def _stage_i_identity(model: DrFER, settings: LossSettings, batch: Batch) -> dic
 
 def _stage_i_fusion(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
     """Equation (3): the mean face of the expression and the subject's neutral face make the scan."""
-    fused = model.fusion(batch.mean_expression, batch.own_neutral)
-    return {"reconstruction": losses.reconstruction_loss(fused, batch.whole, settings.reduction)}
+    fused = model.fusion(batch.mean_expression, batch.own_neutral_cloud)
+    return {"reconstruction": losses.reconstruction_loss(fused, batch.scan, settings.reduction)}
 
 
 def _stage_ii_expression(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, Tensor]:
@@ -199,7 +199,7 @@ def _stage_iii(model: DrFER, settings: LossSettings, batch: Batch) -> dict[str, 
         settings.reduction,
     )
     if settings.fusion:
-        fused = losses.reconstruction_loss(out.fused_face, batch.whole, settings.reduction)
+        fused = losses.reconstruction_loss(out.fused_face, batch.scan, settings.reduction)
         terms["fusion"] = settings.fusion_weight * fused
     return terms
 

@@ -21,7 +21,6 @@ from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.preprocessing.head_pose import PosedFaces
 from drfer.training.data import Augmentation, FoldData, drop_points
-from drfer.training.losses import chamfer_distance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -181,7 +180,7 @@ def test_an_epoch_is_every_training_scan_once_in_an_order_of_its_own(data):
         schedule = replace(ONE_BATCH, batch_size=batch_size, augmentation=NO_AUGMENTATION)
         epoch = list(batches(data, schedule, seed))
         assert all(len(batch.cloud) == batch_size for batch in epoch[:-1])
-        seen = torch.cat([batch.whole for batch in epoch])
+        seen = torch.cat([batch.cloud for batch in epoch])
         return [(cloud == data.clouds).all(dim=(1, 2)).nonzero().item() for cloud in seen]
 
     assert sorted(scans(0, 10)) == data.train.tolist()
@@ -189,42 +188,52 @@ def test_an_epoch_is_every_training_scan_once_in_an_order_of_its_own(data):
     assert len(scans(0, 7)) == 35, "a last batch of one scan is left out"
 
 
-def test_a_batch_holds_each_scan_with_its_targets_all_scaled_alike(data):
-    members = torch.from_numpy(data.train[[3, 0, 30, 17, 25]]).to(data.clouds.device)
-    batch = data._batch(members, Augmentation(0.5, (0.8, 1.25)), torch.Generator().manual_seed(1))
-    labels, subjects = data.labels[members], data.subject_numbers[members]
+def test_what_is_of_one_person_is_scaled_with_the_scan_and_constants_are_not(data):
+    rows = torch.tensor([3, 0, 30, 17, 25])
+    scans = torch.from_numpy(data.train)[rows].to(data.clouds.device)
+    batch = data._batch(rows, Augmentation(0.5, (0.8, 1.25)), torch.Generator().manual_seed(1))
+    labels, subjects = data.labels[scans], data.subject_numbers[scans]
     assert batch.expression.equal(labels)
     assert batch.subject.equal(subjects)
-    scale = batch.whole.norm(dim=(1, 2)) / data.clouds[members].norm(dim=(1, 2))
+    assert batch.mean_expression.equal(data.mean_expression[labels])
+    assert batch.mean_neutral.equal(data.mean_neutral.expand(5, -1, -1))
+    scale = batch.own_neutral_cloud.norm(dim=(1, 2)) / data.own_neutral[subjects].norm(dim=(1, 2))
     assert scale.min() >= 0.8
     assert scale.max() <= 1.25
     assert len(set(scale.tolist())) == 5
-    for name, original in (
-        ("whole", data.clouds[members]),
-        ("mean_expression", data.mean_expression[labels]),
-        ("own_neutral", data.own_neutral[subjects]),
-        ("mean_neutral", data.mean_neutral.expand(5, -1, -1)),
+    scale = scale[:, None, None]
+    torch.testing.assert_close(batch.own_neutral_cloud, data.own_neutral[subjects] * scale)
+    for cloud, whole in zip(batch.cloud, data.clouds[scans] * scale):
+        gap = torch.cdist(cloud, whole, compute_mode="donot_use_mm_for_euclid_dist")
+        assert gap.min(dim=1).values.max() < 1e-6, "every point is one of the scan's"
+    for drawn, surfaces, members in (
+        (batch.scan, data.scan_surfaces, rows),
+        (batch.own_neutral, data.neutral_surfaces, subjects.cpu()),
     ):
-        torch.testing.assert_close(getattr(batch, name), original * scale[:, None, None], msg=name)
-    assert not batch.cloud.equal(batch.whole)
-    assert (chamfer_distance(batch.cloud, batch.cloud) == 0).all()
-    for cloud, whole in zip(batch.cloud.tolist(), batch.whole.tolist()):
-        assert cloud[0] == whole[0]
-        assert all(point in whole for point in cloud)
+        assert drawn.shape == batch.cloud.shape
+        for points, member, factor in zip(drawn / scale, members, scale):
+            lowest, highest = surfaces.vertices[member].aminmax(dim=0)
+            assert (lowest - 1e-6 <= points).all() and (points <= highest + 1e-6).all()
 
 
 def test_scales_are_uniform_in_their_range(data):
-    members = torch.from_numpy(data.train).repeat(50).to(data.clouds.device)
-    batch = data._batch(members, Augmentation(0.0, (0.8, 1.25)), torch.Generator().manual_seed(1))
-    scale = batch.whole[:, 0, 0] / data.clouds[members][:, 0, 0]
-    assert (torch.histc(scale, 3, 0.8, 1.25) / len(members) - 1 / 3).abs().max() < 0.04
+    rows = torch.arange(len(data.train)).repeat(50)
+    batch = data._batch(rows, Augmentation(0.0, (0.8, 1.25)), torch.Generator().manual_seed(1))
+    scale = batch.cloud[:, 0, 0] / data.clouds[data.train[rows]][:, 0, 0]
+    assert (torch.histc(scale, 3, 0.8, 1.25) / len(rows) - 1 / 3).abs().max() < 0.04
 
 
 def test_without_augmentation_the_scans_go_in_as_they_are(data):
-    members = torch.from_numpy(data.train[:4]).to(data.clouds.device)
-    batch = data._batch(members, NO_AUGMENTATION, torch.Generator())
-    assert batch.cloud.equal(batch.whole)
-    assert batch.whole.equal(data.clouds[members])
+    batch = data._batch(torch.arange(4), NO_AUGMENTATION, torch.Generator())
+    assert batch.cloud.equal(data.clouds[data.train[:4]])
+
+
+def test_targets_have_other_points_in_every_epoch(data):
+    first, again, other = (next(batches(data, seed=seed)) for seed in (0, 0, 1))
+    order, others = (batch.cloud.flatten(1).sum(dim=1).argsort() for batch in (first, other))
+    for name in ("scan", "own_neutral"):
+        assert getattr(first, name).equal(getattr(again, name))
+        assert not getattr(first, name)[order].isclose(getattr(other, name)[others]).any()
 
 
 def test_with_head_poses_the_inputs_are_posed_and_the_targets_frontal_and_whole(faces):
@@ -237,15 +246,14 @@ def test_with_head_poses_the_inputs_are_posed_and_the_targets_frontal_and_whole(
     frontal = fold_data(faces)
     for name in ("clouds", "own_neutral", "mean_expression", "mean_neutral"):
         assert getattr(data, name).equal(getattr(frontal, name)), name
-    members = torch.from_numpy(data.train).repeat(30).to(data.clouds.device)
-    scaled = Augmentation(0.0, (0.5, 0.5))
-    batch = data._batch(members, scaled, torch.Generator().manual_seed(0))
-    assert batch.cloud.shape == (len(members), POINTS, 3)
-    assert batch.whole.equal(data.clouds[members] * 0.5)
+    rows = torch.arange(len(data.train)).repeat(30)
+    batch = data._batch(rows, Augmentation(0.0, (0.5, 0.5)), torch.Generator().manual_seed(0))
+    assert batch.cloud.shape == (len(rows), POINTS, 3)
+    assert batch.scan.abs().max() < 2, "frontal ones have no numbers in them"
     numbers = 2 * batch.cloud[:, 0, 0].cpu()
-    expected = torch.tensor([row_of[faces.keys[scan]] for scan in members.tolist()])
+    expected = torch.tensor([row_of[faces.keys[scan]] for scan in data.train[rows].tolist()])
     assert (numbers % 100).equal(expected.float()), "each scan at one of its own poses"
-    assert (torch.bincount(numbers.int() // 100) / len(members) - 1 / 3).abs().max() < 0.05
+    assert (torch.bincount(numbers.int() // 100) / len(rows) - 1 / 3).abs().max() < 0.05
 
 
 @pytest.mark.gpu

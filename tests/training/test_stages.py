@@ -181,13 +181,13 @@ def test_stage_terms_compare_with_the_targets_of_their_equations(data):
         "reconstruction id": chamfer_distance(out.identity_face, batch.own_neutral),
         "cross-over": chamfer_distance(out.identity_of_expression_face, batch.mean_neutral)
         + chamfer_distance(out.expression_of_identity_face, batch.mean_neutral),
-        "fusion": 0.1 * chamfer_distance(out.fused_face, batch.whole),
+        "fusion": 0.1 * chamfer_distance(out.fused_face, batch.scan),
     }
     for name, values in expected.items():
         torch.testing.assert_close(terms[name], values.mean())
-    fused = model.fusion(batch.mean_expression, batch.own_neutral)
+    fused = model.fusion(batch.mean_expression, batch.own_neutral_cloud)
     alone = STAGES["i-fusion"].loss(model, PAPER, batch)["reconstruction"]
-    torch.testing.assert_close(alone, chamfer_distance(fused, batch.whole).mean())
+    torch.testing.assert_close(alone, chamfer_distance(fused, batch.scan).mean())
 
 
 # ------------------------------------------------------------------------- what a result depends on
