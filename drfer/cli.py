@@ -73,9 +73,9 @@ class Selection:
     up: str = "y"
     """the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z"""
     preset: str = "classroom"
-    """paper, classroom or smoke"""
+    """paper, classroom, short or smoke"""
     rows: tuple[str, ...] = ("main",)
-    """main (baseline and DrFER), table3 (and the control), control, readings, or names of rows"""
+    """main (baseline and DrFER), table3 (and controls), control, bounds, beyond, readings, or names"""
     measures: tuple[str, ...] = ()
     """all, or of pose, features, disentanglement, diagnosis, curves, samples"""
     folds: tuple[int, ...] = ()

@@ -109,7 +109,9 @@ def _entries_of(run: Run, request: Request, faces: FaceSet, store: Store) -> lis
         experiment = Experiment(run.change(ROWS[row]), faces, store)
         name = experiment.name(ROWS[row].stage)
         if record := store.record(name):
-            found.append({"kind": "test", "result": name, "row": row, **record["test"]})
+            tested = record["best look" if ROWS[row].best_look else "test"]
+            if tested:  # nobody looks at very many scans
+                found.append({"kind": "test", "result": name, "row": row, **tested})
     for what in request.measures:
         for measured in measured_runs(what, run):
             name = Experiment(measured, faces, store).measure_name(what)

@@ -10,7 +10,7 @@ from drfer.common.errors import DrferError
 from drfer.evaluation import engine
 from drfer.evaluation.collect import collect, earlier_result
 from drfer.evaluation.experiment import prepare_faces
-from drfer.evaluation.plan import Job, Request, plan
+from drfer.evaluation.plan import Job, Request, plan, without_truth
 from drfer.evaluation.result import Result, folder_name
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
@@ -43,6 +43,7 @@ class Evaluation:
         """
         if to_run:
             Store(out / "store").check_writable()
+        request = without_truth(request, dataset)
         evaluation = cls(request, prepare_faces(dataset, request.preset), out)
         if to_run:
             earlier_result(request, evaluation.faces, evaluation.store, evaluation.folder)

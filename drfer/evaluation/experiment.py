@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import resource
 import time
@@ -25,6 +26,7 @@ import drfer
 from drfer.common.device import device
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
+from drfer.evaluation.linear import CLASSIFIERS, LinearClassifier
 from drfer.evaluation.measures import MEASURES, Measure
 from drfer.evaluation.presets import Preset
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
@@ -34,12 +36,16 @@ from drfer.models.branch import ModelSizes
 from drfer.models.drfer import DrFER
 from drfer.preprocessing.faceset import FaceSet, preprocess
 from drfer.preprocessing.head_pose import PosedFaces, pose_faces, poses_hash
-from drfer.training.data import FoldData
+from drfer.training.data import DataSettings, FoldData
 from drfer.training.stages import STAGES, Stage
 from drfer.training.trainer import Trainer, fresh_model, predict
 
 CHECKPOINT_SECONDS = 20
 """Time between two checkpoints of a training."""
+LOOKS = 20
+"""At so many epochs of a training, or one fewer, its test scans are looked at for "best look"."""
+MOST_LOOKED_AT = 1000
+"""If there are more test scans, nobody looks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +63,13 @@ class Experiment:
         """Train a stage and all that it starts from, unless the store has them.
 
         Args:
-            stage: its name in `STAGES`.
+            stage: its name in `STAGES`; or a linear classifier's in `CLASSIFIERS`, which starts
+                from nothing.
 
         Returns:
             The stage's record: "curves" (loss terms by epoch), "seconds", "provenance", and for a
-            tested stage "test" with the lists "truth" and "predicted".
+            tested stage "test" with the lists "truth" and "predicted", and "best look", which is
+            the same of the best of some epochs. A linear classifier's has no curves.
 
         Raises:
             DrferError: the loss is no longer finite, or the store cannot be written.
@@ -69,10 +77,16 @@ class Experiment:
         name = self.name(stage)
         if record := self.store.record(name):
             return record
-        for parent in STAGES[stage].parents:
+        for parent in parents_of(stage):
             self.train(parent)
         with self.store.lock(name):  # perhaps another process makes it just now
-            return self.store.record(name) or self._train(STAGES[stage])
+            if record := self.store.record(name):
+                return record
+            return (
+                self._fit(CLASSIFIERS[stage])
+                if stage in CLASSIFIERS
+                else self._train(STAGES[stage])
+            )
 
     def model(self, *stages: str) -> DrFER:
         """Return a model with the weights that some stages gave it, on the training device.
@@ -121,7 +135,11 @@ class Experiment:
     def name(self, stage: str) -> str:
         """Return the name of a stage's result in the store."""
         if stage not in self._names:
-            self._names[stage] = name_of(stage, self._determined_by(STAGES[stage]))
+            linear = CLASSIFIERS.get(stage)
+            determined_by = (
+                self._determines(linear) if linear else self._determined_by(STAGES[stage])
+            )
+            self._names[stage] = name_of(stage, determined_by)
         return self._names[stage]
 
     @cached_property
@@ -129,7 +147,8 @@ class Experiment:
         """The fold's scans on the training device."""
         train, test = self._split
         points = self.run.preset.sizes.points
-        return _fold_data(self.faces, tuple(train), tuple(test), points, self.run.posed)
+        run = self.run
+        return _fold_data(self.faces, tuple(train), tuple(test), points, run.posed, run.data)
 
     @property
     def posed_faces(self) -> PosedFaces:
@@ -159,6 +178,7 @@ class Experiment:
             "sizes": _as_json(sizes),
             "schedule": _as_json(self.run.preset.schedule(stage)),
             "losses": _as_json(settings),
+            "data": _as_json(self.run.data),
             "precision": self.run.precision,
             "seed": self.run.seed,
             "seed of the stage": self._seed_of(stage),
@@ -168,6 +188,31 @@ class Experiment:
             "test subjects": test,
             "parents": [self.name(parent) for parent in stage.parents],
         }
+
+    def _determines(self, linear: LinearClassifier) -> dict:
+        """All that a linear classifier's answers depend on."""
+        train, test = self._split
+        return {
+            "linear": linear.name,
+            "version": linear.version,
+            "regularisation": linear.regularisation,
+            "faces": self.faces.hash,
+            "training subjects": train,
+            "test subjects": test,
+        }
+
+    def _fit(self, linear: LinearClassifier) -> dict:
+        started = time.perf_counter()
+        record = {
+            "stage": linear.name,
+            "title": linear.title,
+            "determined by": self._determines(linear),
+            "test": linear.test(self),
+            "seconds": round(time.perf_counter() - started, 1),
+            "provenance": provenance(),
+        }
+        self.store.save(self.name(linear.name), {}, record)
+        return record
 
     @torch.inference_mode(False)
     @torch.enable_grad()  # who only evaluates may meet a damaged result, which is then made again
@@ -189,11 +234,8 @@ class Experiment:
             "provenance": provenance(),
         }
         if stage.tested and len(self.data.test):
-            _, logits = predict(trainer.model, self.data.clouds[self.data.test])
-            record["test"] = {
-                "truth": self.data.labels[self.data.test].tolist(),
-                "predicted": logits.argmax(axis=1).tolist(),
-            }
+            record["test"] = self._tested(trainer.model)
+            record["best look"] = trainer.best_look
         record = json.loads(json.dumps(record))  # as the store will give it back
         self.store.save(name, _weights_of(trainer.model, stage), record)
         return record
@@ -228,13 +270,34 @@ class Experiment:
     def _train_with_checkpoints(self, trainer: Trainer, name: str) -> None:
         title = f"{trainer.stage.title} (fold {self.run.fold}, repeat {self.run.repeat})"
         total, saved_at = trainer.schedule.epochs, time.monotonic()
+        is_looked_at = trainer.stage.tested and 0 < len(self.data.test) <= MOST_LOOKED_AT
+        between = math.ceil(total / LOOKS)
         with progress(range(total), title, total, initial=trainer.epoch, unit="epoch") as bar:
             for terms in trainer.epochs():
+                if is_looked_at and (trainer.epoch % between == 0 or trainer.epoch == total):
+                    self._look(trainer)
                 bar.update()
                 bar.set_postfix(loss=f"{sum(terms.values()):.3f}")
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                     self.store.save_checkpoint(name, *trainer.state())
                     saved_at = time.monotonic()
+
+    def _tested(self, model: DrFER) -> dict[str, list[int]]:
+        data = self.data
+        _, logits = predict(model, data.clouds[data.test])
+        return {
+            "truth": data.labels[data.test].tolist(),
+            "predicted": logits.argmax(axis=1).tolist(),
+        }
+
+    def _look(self, trainer: Trainer) -> None:
+        """Test at an epoch, and keep the answers if they are the best so far.
+
+        Nothing may be chosen by this. It shows what a choice by test accuracy would be worth.
+        """
+        looked = {"epoch": trainer.epoch, **self._tested(trainer.model)}
+        if trainer.best_look is None or _right(looked) > _right(trainer.best_look):
+            trainer.best_look = looked
 
     def _assemble(self, stages: tuple[str, ...], sizes: ModelSizes) -> DrFER:
         model = self._fresh_model(sizes)
@@ -248,7 +311,13 @@ class Experiment:
 
     def _fresh_model(self, sizes: ModelSizes) -> DrFER:
         subjects = len(self.data.subjects)
-        return fresh_model(sizes, subjects, self.data.mean_neutral, self.run.seed)
+        neutral, run = self.data.mean_neutral, self.run
+        return fresh_model(sizes, subjects, neutral, run.seed, run.data.classes)
+
+
+def parents_of(stage: str) -> tuple[str, ...]:
+    """Return the stages whose weights a stage starts from; a linear classifier has none."""
+    return () if stage in CLASSIFIERS else STAGES[stage].parents
 
 
 def prepare_faces(dataset, preset: Preset) -> FaceSet:
@@ -289,11 +358,20 @@ def posed_faces_of(faces: FaceSet) -> PosedFaces:
 
 @lru_cache(maxsize=2)
 def _fold_data(
-    faces: FaceSet, train: tuple[str, ...], test: tuple[str, ...], points: int, posed: bool
+    faces: FaceSet,
+    train: tuple[str, ...],
+    test: tuple[str, ...],
+    points: int,
+    posed: bool,
+    settings: DataSettings,
 ) -> FoldData:
     """Kept for the next call, since all rows of a table share a fold's scans."""
     at_all_poses = posed_faces_of(faces) if posed else None
-    return FoldData(faces, list(train), list(test), points, at_all_poses)
+    return FoldData(faces, list(train), list(test), points, at_all_poses, settings)
+
+
+def _right(tested: dict) -> int:
+    return sum(map(int.__eq__, tested["truth"], tested["predicted"]))
 
 
 def _weights_of(model: DrFER, stage: Stage) -> dict[str, Tensor]:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from drfer.common.errors import DrferError, check_known
-from drfer.evaluation.experiment import Experiment
+from drfer.evaluation.experiment import Experiment, parents_of
+from drfer.evaluation.linear import CLASSIFIERS
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.presets import Preset
-from drfer.evaluation.rows import BASELINE, METHOD, ROWS, names_in
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
@@ -54,7 +55,7 @@ class Request:
 
         Args:
             preset: sizes and lengths.
-            rows: names of rows, or "main", "table3", "control", "readings".
+            rows: names of rows, or "main", "table3", "control", "bounds", "beyond", "readings".
             measures: names of measures, or "all".
             folds: which folds; all if none is named.
             repeats: how often they are run.
@@ -65,8 +66,10 @@ class Request:
         """
         groups = {
             "main": (BASELINE, METHOD),
-            "table3": (*names_in("table3"), *names_in("control")),
+            "table3": (*names_in("table3"), CONTROL),
             "control": names_in("control"),
+            "bounds": names_in("bound"),
+            "beyond": names_in("beyond"),
             "readings": names_in("reading"),
         }
         for row in rows:
@@ -110,10 +113,10 @@ class Job:
     def do(self, faces: FaceSet, store: Store) -> None:
         """Make the result, unless the store has it."""
         experiment = Experiment(self.run, faces, store)
-        if self.what in STAGES:
-            experiment.train(self.what)
-        else:
+        if self.what in MEASURES:
             experiment.measure(self.what)
+        else:
+            experiment.train(self.what)
 
     @property
     def needs_poses(self) -> bool:
@@ -134,7 +137,7 @@ def plan(request: Request, faces: FaceSet, store: Store) -> dict[str, Job]:
     """
     jobs: dict[str, Job] = {}
     for row in request.rows:
-        if not STAGES[ROWS[row].stage].tested:
+        if ROWS[row].stage in STAGES and not STAGES[ROWS[row].stage].tested:
             raise DrferError(
                 f"the row {row!r} is tested after {ROWS[row].stage}, where `tested` is False: set "
                 "it in the list of stages"
@@ -151,6 +154,22 @@ def plan(request: Request, faces: FaceSet, store: Store) -> dict[str, Job]:
     return jobs
 
 
+def without_truth(request: Request, dataset) -> Request:
+    """Return a request without the rows that need a truth that a dataset does not have; say so."""
+    if hasattr(dataset, "truth"):
+        return request
+    known = [row for row in request.rows if not _needs_truth(row)]
+    for row in request.rows:
+        if row not in known:
+            print(f"{row} is left out: nobody knows the truth of {dataset.name}")
+    return replace(request, rows=tuple(known))
+
+
+def _needs_truth(row: str) -> bool:
+    linear = CLASSIFIERS.get(ROWS[row].stage)
+    return linear is not None and linear.needs_truth
+
+
 def measured_runs(what: str, run: Run) -> list[Run]:
     """Return the runs of which a measure is taken, for a run that an evaluation asks for."""
     return [run, replace(run, posed=True)] if MEASURES[what].posed_training else [run]
@@ -159,7 +178,7 @@ def measured_runs(what: str, run: Run) -> list[Run]:
 def _add_stage(jobs: dict[str, Job], experiment: Experiment, stage: str) -> str:
     name = experiment.name(stage)
     if name not in jobs:
-        parents = [_add_stage(jobs, experiment, parent) for parent in STAGES[stage].parents]
+        parents = [_add_stage(jobs, experiment, parent) for parent in parents_of(stage)]
         jobs[name] = Job(stage, experiment.run, name, tuple(parents))
     return name
 

@@ -21,8 +21,8 @@ class Preset:
     """Widths of all layers, and the number of points of a cloud."""
     protocol: Protocol = Protocol()
     """Who is trained on and who is tested."""
-    length: str = "full"
-    """Which of a stage's numbers of epochs is taken: "full" or "smoke"."""
+    length: str = "paper"
+    """Which of a stage's numbers of epochs is taken: "paper", "classroom", "short" or "smoke"."""
     dataset_subjects: int = 100
     """How many subjects the open faces are made with."""
     precision: str = "auto"
@@ -76,9 +76,11 @@ _SMOKE = ModelSizes(
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset("paper", _PAPER),
-    "classroom": Preset("classroom", _CLASSROOM),
+    "classroom": Preset("classroom", _CLASSROOM, length="classroom"),
+    "short": Preset("short", _CLASSROOM, length="short"),
     "smoke": Preset(
         "smoke", _SMOKE, Protocol(subjects=12, folds=4), length="smoke", dataset_subjects=12
     ),
 }
-"""The paper's sizes; a quarter of them, for two cores; and a test of the whole in a minute."""
+"""The paper's sizes; a quarter of them, for two cores; the same far from convergence, for a first
+look; and a test of the whole in a minute."""

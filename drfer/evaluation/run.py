@@ -12,6 +12,7 @@ from drfer.evaluation.protocol import drawn_subjects, folds
 from drfer.evaluation.rows import Row
 from drfer.models.branch import ModelSizes
 from drfer.preprocessing.faceset import FaceSet
+from drfer.training.data import DataSettings
 from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Schedule, Stage
 
 LARGEST_SEED = 2**31 - 1
@@ -32,6 +33,8 @@ class Run:
     """Which repeat of the protocol it is; each has folds of its own."""
     losses: LossSettings = LossSettings()
     """Which loss terms there are."""
+    data: DataSettings = DataSettings()
+    """What of the scans is shown to the network."""
     posed: bool = False
     """Whether the training scans stand at all head poses, and not only frontal."""
 
@@ -53,7 +56,12 @@ class Run:
                 name: _changed(preset.schedule(stage), row) for name, stage in STAGES.items()
             }
             preset = replace(preset, schedules=schedules)
-        return replace(self, preset=preset, losses=replace(self.losses, **row.losses))
+        return replace(
+            self,
+            preset=preset,
+            losses=replace(self.losses, **row.losses),
+            data=replace(self.data, **row.data),
+        )
 
     def split(self, faces: FaceSet) -> tuple[list[str], list[str]]:
         """Return the training subjects and the test subjects."""

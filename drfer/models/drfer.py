@@ -53,15 +53,16 @@ class DrFER(nn.Module):
         fusion: Upsilon.
     """
 
-    def __init__(self, sizes: ModelSizes, subjects: int) -> None:
+    def __init__(self, sizes: ModelSizes, subjects: int, classes: int = len(EXPRESSIONS)) -> None:
         """Create an untrained model.
 
         Args:
             sizes: widths of all layers.
             subjects: how many training subjects the identity classifier tells apart.
+            classes: how many classes the expression classifier tells apart.
         """
         super().__init__()
-        self.expression = Branch(sizes, len(EXPRESSIONS), gaussian=sizes.gaussian_feature)
+        self.expression = Branch(sizes, classes, gaussian=sizes.gaussian_feature)
         self.identity = Branch(sizes, subjects)
         self.fusion = Fusion(sizes)
 

@@ -17,6 +17,7 @@ from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
 from drfer.preprocessing.faceset import FaceSet, mean_face
 from drfer.preprocessing.head_pose import PosedFaces
+from drfer.training.correspondence import Displacements, template_clouds
 from drfer.training.surfaces import Surfaces
 
 
@@ -31,6 +32,28 @@ class Augmentation:
     """The share of dropped points is uniform between 0 and this."""
     scale: tuple[float, float] = (0.8, 1.25)
     """Range of the uniform factor."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What of the scans is shown to the network; the defaults are the paper's as we read it."""
+
+    input: str = "scan"
+    """Where input points come from: "scan" (farthest points of each scan) or "template" (the same
+    vertices of the template for every scan)."""
+    carried: float = 0.0
+    """Share of the training scans whose expression is carried to another training subject, anew in
+    each epoch."""
+    neutral_class: bool = False
+    """Whether neutral scans are a seventh class of the training; they are never tested."""
+    scaled_constants: bool = False
+    """Whether the class mean and the mean neutral face are scaled with the scan, which was a fault
+    of this kit's first version."""
+
+    @property
+    def classes(self) -> int:
+        """How many classes the expression branch tells apart in training."""
+        return len(EXPRESSIONS) + self.neutral_class
 
 
 @dataclass(frozen=True)
@@ -69,16 +92,16 @@ class FoldData:
 
     Attributes:
         subjects: the training subjects, in the order of their labels.
-        train: indices into the faces' keys of the training scans that show an expression.
+        train: indices into the faces' keys of the scans that are trained on.
         test: the same for the test subjects.
         test_neutral: indices of the test subjects' neutral scans.
         clouds: all clouds, shape (n, P, 3), frame units, in farthest-point order.
-        labels: expression of each scan, shape (n,), -1 for neutral ones.
+        labels: expression of each scan, shape (n,), -1 for neutral ones that are no class.
         subject_numbers: label of each scan's subject, shape (n,), -1 for test subjects.
         own_neutral: cloud of each training subject's neutral scan, shape (subjects, P, 3).
         scan_surfaces: surfaces of the training scans, in the order of `train`.
         neutral_surfaces: surfaces of the training subjects' neutral scans.
-        mean_expression: mean face of each expression, shape (6, P, 3).
+        mean_expression: mean face of each class, shape (6 or 7, P, 3).
         mean_neutral: mean neutral face, shape (P, 3).
     """
 
@@ -89,6 +112,7 @@ class FoldData:
         test_subjects: list[str],
         points: int,
         posed: PosedFaces | None = None,
+        settings: DataSettings = DataSettings(),
     ) -> None:
         """Select the scans and average the targets.
 
@@ -99,47 +123,71 @@ class FoldData:
             points: how many points P of each cloud are used, the first ones.
             posed: the scans at many head poses, from which training inputs are then drawn; targets
                 stay frontal and whole.
+            settings: what of the scans is shown.
 
         Raises:
-            DrferError: a training subject does not have exactly one neutral scan.
+            DrferError: a training subject does not have exactly one neutral scan, or posed scans
+                are asked for with settings that need frontal ones.
         """
-        keys = faces.keys
+        if posed is not None and (settings.input != "scan" or settings.carried):
+            raise DrferError("turned heads are not in correspondence: train on them as the paper")
+        self.settings = settings
         self.subjects = sorted(train_subjects)
-        label_of = {subject: number for number, subject in enumerate(self.subjects)}
-        number = np.array([label_of.get(key.subject, -1) for key in keys])
+        label, number, neutrals = self._select(faces, test_subjects)
+        clouds = faces.clouds[:, :points]
+        if settings.input == "template":
+            clouds = template_clouds(faces.vertices, faces.missing, points)
+        self.clouds = _on_device(clouds)
+        self.labels = _on_device(label)
+        self.subject_numbers = _on_device(number)
+        self._average(faces, label, neutrals, points)
+        self.own_neutral = self.clouds[neutrals]
+        self.scan_surfaces = Surfaces(faces.vertices[self.train], faces.missing[self.train])
+        self.neutral_surfaces = Surfaces(faces.vertices[neutrals], faces.missing[neutrals])
+        self.displacements = None
+        if settings.carried:
+            self.displacements = Displacements(
+                faces.vertices[neutrals],
+                faces.missing[neutrals],
+                clouds[self.train],
+                faces.vertices[self.train],
+            )
+        self.posed = None
+        if posed is not None:
+            row_of = {key: row for row, key in enumerate(posed.keys)}
+            self.row_in_posed = torch.tensor([row_of.get(key, -1) for key in faces.keys])
+            self.posed = torch.from_numpy(posed.clouds)[:, :, :points]
+
+    def _select(
+        self, faces: FaceSet, test_subjects: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return labels, subject numbers, and the training subjects' neutral scans in their order."""
+        keys = faces.keys
+        number_of = {subject: number for number, subject in enumerate(self.subjects)}
+        number = np.array([number_of.get(key.subject, -1) for key in keys])
         is_test = np.array([key.subject in test_subjects for key in keys])
         is_neutral = np.array([key.expression == NEUTRAL for key in keys])
         label = np.array([_label(key) for key in keys])
-
-        self.train = np.flatnonzero((number >= 0) & ~is_neutral)
-        self.test = np.flatnonzero(is_test & ~is_neutral)
-        self.test_neutral = np.flatnonzero(is_test & is_neutral)
         neutrals = np.flatnonzero((number >= 0) & is_neutral)
         if sorted(number[neutrals]) != list(range(len(self.subjects))):
             raise DrferError(
                 "every training subject needs exactly one neutral scan, as the identity branch's "
                 "target: add the missing ones or take these subjects away"
             )
+        if self.settings.neutral_class:
+            label[neutrals] = len(EXPRESSIONS)
+        self.train = np.flatnonzero((number >= 0) & (label >= 0))
+        self.test = np.flatnonzero(is_test & ~is_neutral)
+        self.test_neutral = np.flatnonzero(is_test & is_neutral)
+        return label, number, neutrals[np.argsort(number[neutrals])]
 
-        neutrals = neutrals[np.argsort(number[neutrals])]
-        clouds = faces.clouds[:, :points]
-        self.clouds = _on_device(clouds)
-        self.labels = _on_device(label)
-        self.subject_numbers = _on_device(number)
-        self.own_neutral = _on_device(clouds[neutrals])
-        self.scan_surfaces = Surfaces(faces.vertices[self.train], faces.missing[self.train])
-        self.neutral_surfaces = Surfaces(faces.vertices[neutrals], faces.missing[neutrals])
-        of_class = [self.train[label[self.train] == c] for c in range(len(EXPRESSIONS))]
-        self.mean_expression = _on_device(
-            np.stack([mean_face(faces, members, points) for members in of_class])
-        )
+    def _average(
+        self, faces: FaceSet, label: np.ndarray, neutrals: np.ndarray, points: int
+    ) -> None:
+        of_class = [self.train[label[self.train] == c] for c in range(self.settings.classes)]
+        means = [mean_face(faces, members, points) for members in of_class]
+        self.mean_expression = _on_device(np.stack(means))
         self.mean_neutral = _on_device(mean_face(faces, neutrals, points))
-
-        self.posed = None
-        if posed is not None:
-            row_of = {key: row for row, key in enumerate(posed.keys)}
-            self.row_in_posed = torch.tensor([row_of.get(key, -1) for key in keys])
-            self.posed = torch.from_numpy(posed.clouds)[:, :, :points]
 
     def batches(
         self, batch_size: int, augmentation: Augmentation, generator: torch.Generator
@@ -164,19 +212,26 @@ class FoldData:
         scale, there = sent(scale, self.clouds.device), sent(rows, self.clouds.device)
         members = torch.from_numpy(self.train)[rows]
         scans = sent(members, self.clouds.device)
-        seen = self.clouds[scans]
+        seen, subject, displacement = self.clouds[scans], self.subject_numbers[scans], None
         if self.posed is not None:
             seen = self._at_random_poses(members, generator)
-        expression, subject = self.labels[scans], self.subject_numbers[scans]
-        points = self.clouds.shape[1]
+        if self.displacements is not None:
+            subject, displacement = self.displacements.draw(
+                subject, self.settings.carried, generator
+            )
+            seen = seen + self.displacements.of_points(there, displacement)
+        expression, points = self.labels[scans], seen.shape[1]
+        scan = self.scan_surfaces.sample(there, points, generator, displacement)
+        neutral = self.neutral_surfaces.sample(subject, points, generator)
+        constants = scale if self.settings.scaled_constants else 1.0
         return Batch(
             cloud=drop_points(seen * scale, augmentation.largest_dropout, generator),
-            scan=self.scan_surfaces.sample(there, points, generator) * scale,
+            scan=scan * scale,
             expression=expression,
             subject=subject,
-            mean_expression=self.mean_expression[expression],
-            mean_neutral=self.mean_neutral.expand_as(seen),
-            own_neutral=self.neutral_surfaces.sample(subject, points, generator) * scale,
+            mean_expression=self.mean_expression[expression] * constants,
+            mean_neutral=self.mean_neutral.expand_as(seen) * constants,
+            own_neutral=neutral * scale,
             own_neutral_cloud=self.own_neutral[subject] * scale,
         )
 

@@ -158,6 +158,43 @@ def _mined(distance: Tensor, is_negative: Tensor, mining: str) -> Tensor:
     return mined == torch.arange(len(distance), device=distance.device)
 
 
+def supervised_contrastive_loss(
+    features: Tensor, labels: Tensor, subjects: Tensor, temperature: float = 0.1
+) -> Tensor:
+    """Supervised contrastive loss across subjects; it is not in the paper.
+
+        L = mean over i of -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a != i} exp(z_i.z_a / t) )
+
+    This is L_sup^out of Khosla et al. 2020 (equation 2), but for the positives P(i): scans of the
+    same expression of *other* subjects, so that what two scans have in common is not the person.
+
+    Args:
+        features: R, shape (B, d); z is R at length 1.
+        labels: expressions, shape (B,).
+        subjects: whose scans they are, shape (B,).
+        temperature: t.
+
+    Returns:
+        The mean over the scans that have a positive, a scalar; 0 if none has.
+
+    Raises:
+        ShapeError: the shapes are others.
+    """
+    if features.dim() != 2 or not labels.shape == subjects.shape == features.shape[:1]:
+        raise ShapeError(
+            f"features (B, d), labels and subjects (B,) expected, not {features.shape}, "
+            f"{labels.shape} and {subjects.shape}"
+        )
+    unit = normalize(features, dim=1)
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    similarity = (unit @ unit.T / temperature).masked_fill(itself, float("-inf"))
+    log_share = similarity.log_softmax(dim=1)
+    positive = (labels[:, None] == labels) & (subjects[:, None] != subjects)
+    count = positive.sum(dim=1)
+    of_scan = log_share.where(positive, 0).sum(dim=1) / count.clamp(min=1)
+    return -of_scan.sum() / (count > 0).sum().clamp(min=1)
+
+
 def cross_over_loss(
     identity_of_expression: Tensor,
     expression_of_identity: Tensor,

@@ -41,7 +41,13 @@ class Surfaces:
         order = np.argsort(~there, axis=1, kind="stable").astype(np.int32)
         self.own = torch.tensor(order, device=device())
 
-    def sample(self, scans: Tensor, points: int, generator: torch.Generator) -> Tensor:
+    def sample(
+        self,
+        scans: Tensor,
+        points: int,
+        generator: torch.Generator,
+        displacement: Tensor | None = None,
+    ) -> Tensor:
         """Draw an even sample of some scans' surfaces.
 
         Triangles are about equally large, and near ones follow each other. So one is drawn from
@@ -51,6 +57,7 @@ class Surfaces:
             scans: which scans, on their device, shape (B,).
             points: how many points P each sample has.
             generator: all random numbers come from here.
+            displacement: by how much each vertex is moved first, shape (B, V, 3); None for not.
 
         Returns:
             Points, shape (B, P, 3), in the vertices' unit.
@@ -60,7 +67,10 @@ class Surfaces:
         place = ((torch.arange(points, device=random.device) + random[0]) / points * count).long()
         place = place.minimum(count - 1)
         corners = self.triangles[self.own[scans].gather(1, place).long()]
-        a, b, c = self.vertices[scans[:, None, None], corners].unbind(dim=2)
+        places = self.vertices[scans[:, None, None], corners]
+        if displacement is not None:
+            places = places + displacement[torch.arange(len(scans))[:, None, None], corners]
+        a, b, c = places.unbind(dim=2)
         # uniform in the triangle: what lies in the other half of the parallelogram is folded back
         u, v = random[1:, ..., None]
         outside = u + v > 1

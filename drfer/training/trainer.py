@@ -18,6 +18,7 @@ from torch import Tensor
 
 from drfer.common.device import autocast, device, fork_rng
 from drfer.common.errors import DrferError
+from drfer.datasets.scan import EXPRESSIONS
 from drfer.models.branch import ModelSizes
 from drfer.models.drfer import DrFER
 from drfer.training.data import Batch, FoldData
@@ -29,6 +30,7 @@ class Trainer:
 
     Attributes:
         curves: mean of each loss term in each epoch so far.
+        best_look: the best of the looks that were taken at the test scans so far, if any were.
         seconds: time spent on training so far.
     """
 
@@ -69,6 +71,7 @@ class Trainer:
             fused=True,
         )
         self.curves: list[dict[str, float]] = []
+        self.best_look: dict | None = None
         self.seconds = 0.0
 
     def epochs(self) -> Iterator[dict[str, float]]:
@@ -138,7 +141,8 @@ class Trainer:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors.update({f"adam.{number}.{name}": tensor for name, tensor in state.items()})
-        return tensors, {"curves": self.curves, "seconds": self.seconds}
+        rest = {"curves": self.curves, "best look": self.best_look, "seconds": self.seconds}
+        return tensors, rest
 
     def restore(self, tensors: dict[str, Tensor], rest: dict) -> None:
         """Go back to a state that `state` returned."""
@@ -155,10 +159,17 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.curves = list(rest["curves"])
+        self.best_look = rest["best look"]
         self.seconds = rest["seconds"]
 
 
-def fresh_model(sizes: ModelSizes, subjects: int, mean_neutral: Tensor, seed: int) -> DrFER:
+def fresh_model(
+    sizes: ModelSizes,
+    subjects: int,
+    mean_neutral: Tensor,
+    seed: int,
+    classes: int = len(EXPRESSIONS),
+) -> DrFER:
     """Return an untrained model on the training device.
 
     Args:
@@ -167,10 +178,11 @@ def fresh_model(sizes: ModelSizes, subjects: int, mean_neutral: Tensor, seed: in
         mean_neutral: the mean neutral face, shape (P, 3); all decoders answer with it at first, so
             that they learn deviations from it and not where a face lies.
         seed: of the weights.
+        classes: how many the expression classifier tells apart.
     """
     with fork_rng():
         torch.manual_seed(seed)
-        model = DrFER(sizes, subjects).to(device())
+        model = DrFER(sizes, subjects, classes).to(device())
     for decoder in (model.expression.decoder, model.identity.decoder, model.fusion.layers):
         decoder.start_from(mean_neutral)
     return model
@@ -186,8 +198,10 @@ def predict(model: DrFER, clouds: Tensor, batch_size: int = 48) -> tuple[np.ndar
         batch_size: how many clouds are worked on together.
 
     Returns:
-        Expression features, shape (n, d), and logits of the expressions, shape (n, 6).
+        Expression features, shape (n, d), and logits of the expressions, shape (n, 6). (A model may
+        have been trained with neutral as a seventh class; it is none of the answers.)
     """
     model.eval()
     features = torch.cat([model.expression.encode(part) for part in clouds.split(batch_size)])
-    return features.cpu().numpy(), model.expression.classifier(features).cpu().numpy()
+    logits = model.expression.classifier(features)[:, : len(EXPRESSIONS)]
+    return features.cpu().numpy(), logits.cpu().numpy()

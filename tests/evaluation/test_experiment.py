@@ -162,7 +162,7 @@ def test_a_finished_store_may_be_one_that_can_only_be_read(finished, faces, noth
         experiment.model("iii")
         assert experiment.measure("features")["measured"]["labels"]
         with pytest.raises(DrferError, match="cannot write to"):
-            experiment.train("head")
+            experiment.train("head-iii")
 
 
 def test_only_stages_that_train_what_is_tested_have_a_test(finished, faces):
@@ -185,7 +185,7 @@ def test_a_model_has_the_weights_of_its_stages_and_no_others(undisturbed):
 
 
 def test_a_fresh_part_does_not_start_from_an_earlier_stage(undisturbed):
-    trainer = undisturbed._trainer(STAGES["head"])
+    trainer = undisturbed._trainer(STAGES["head-iii"])
     sizes = SMOKE_RUN.preset.sizes
     classifier = undisturbed._fresh_model(sizes).expression.classifier.state_dict()
     of_stage_iii = undisturbed.model("iii").expression.state_dict()

@@ -19,7 +19,7 @@ from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import MOST_REPEATS, Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
-from drfer.evaluation.rows import METHOD, ROWS, names_in
+from drfer.evaluation.rows import CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.run import Run
 from drfer.evaluation.statistics import summarise
 from drfer.evaluation.store import Store
@@ -53,12 +53,13 @@ def test_rows_share_their_stages(faces, tmp_path):
         "ii-expression": 5,
         "ii-identity": 1,
         "iii": 7,
-        "head": 1,
-        "ii-control": 1,
-        "iii-control": 1,
+        "head-i": 0,
+        "head-ii": 0,
+        "head-iii": 1,
+        "control": 1,
     }
     assert_parents_come_first(jobs)
-    for row in (*names_in("table3"), *names_in("control")):
+    for row in (*names_in("table3"), CONTROL):
         run = Run(PRESETS["smoke"], 0).change(ROWS[row])
         assert Experiment(run, faces, Store(tmp_path)).name(ROWS[row].stage) in jobs
 
@@ -95,9 +96,11 @@ def test_groups_of_rows_are_the_rows_of_the_group():
         return Request.of_names(TINY, names, (), (), 1, 0).rows
 
     assert rows("main") == ("stage i", METHOD)
-    assert rows("table3") == (*names_in("table3"), *names_in("control"))
+    assert rows("table3") == (*names_in("table3"), CONTROL)
     assert len(rows("table3")) == 10
-    assert rows("control") == ("stage i, as long",)
+    assert rows("control") == names_in("control")
+    assert rows("bounds") == names_in("bound")
+    assert rows("beyond") == names_in("beyond")
     assert len(rows("readings")) == 7
     assert rows("stage i", "main", "stage i") == ("stage i", METHOD)
 

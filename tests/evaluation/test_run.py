@@ -11,6 +11,7 @@ from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.rows import ROWS
 from drfer.evaluation.run import LARGEST_SEED, Run
 from drfer.evaluation.store import Store
+from drfer.training.data import DataSettings
 from drfer.training.stages import STAGES
 
 SMOKE_RUN = Run(PRESETS["smoke"], fold=0)
@@ -32,7 +33,17 @@ def changed_sizes(**fields):
     )
 
 
+def changed_data(run, name, value):
+    return replace(run, data=replace(run.data, **{name: value}))
+
+
 ALL_STAGES = tuple(STAGES)
+OTHER_DATA = {
+    "input": "template",
+    "carried": 0.5,
+    "neutral_class": True,
+    "scaled_constants": True,
+}
 RUN_NUMBERS = ("fold", "seed", "repeat")
 CHANGES = {
     "triplet": (changed_losses(triplet=False), ("ii-expression", "iii")),
@@ -46,6 +57,14 @@ CHANGES = {
     "fusion": (changed_losses(fusion=False), ("iii",)),
     "gaussian": (changed_sizes(gaussian_feature=True), ("ii-expression", "iii")),
     "skips": (changed_sizes(skips=False), ("i-fusion", "iii")),
+    "contrastive": (
+        changed_losses(contrastive=0.1),
+        ("i-expression", "ii-expression", "iii", "control"),
+    ),
+    **{
+        name: (lambda run, name=name, value=value: changed_data(run, name, value), ALL_STAGES)
+        for name, value in OTHER_DATA.items()
+    },
     "points": (changed_sizes(points=128), ALL_STAGES),
     "fold": (lambda run: replace(run, fold=1), ALL_STAGES),
     "repeat": (lambda run: replace(run, repeat=1), ALL_STAGES),
@@ -69,6 +88,10 @@ def downstream(stages):
         if found & set(stage.parents):
             found.add(stage.name)
     return found
+
+
+def test_every_field_of_the_data_settings_is_changed_once():
+    assert OTHER_DATA.keys() == DataSettings.__dataclass_fields__.keys()
 
 
 def test_no_two_folds_seeds_and_repeats_share_a_name(faces, tmp_path):
@@ -98,7 +121,7 @@ def test_other_faces_and_another_version_of_a_stage_have_other_names(faces, tmp_
     assert all(before[stage] != other[stage] for stage in STAGES)
     monkeypatch.setitem(STAGES, "ii-identity", replace(STAGES["ii-identity"], version=99))
     later = names()
-    assert {s for s in STAGES if before[s] != later[s]} == {"ii-identity", "iii", "head"}
+    assert {s for s in STAGES if before[s] != later[s]} == {"ii-identity", "iii", "head-iii"}
 
 
 @pytest.mark.parametrize("what", MEASURES)
@@ -112,7 +135,7 @@ def test_the_name_of_a_measure_depends_on_its_version_seed_and_stages(
     assert names[1:].count(names[0]) < len(CHANGES) / 2
     for change in ("seed", "fold", "repeat", "points", "posed", "rate of iii"):
         assert name(CHANGES[change][0](SMOKE_RUN)) != names[0], change
-    assert name(CHANGES["rate of head"][0](SMOKE_RUN)) == names[0]
+    assert name(CHANGES["rate of head-i"][0](SMOKE_RUN)) == names[0]
     monkeypatch.setitem(MEASURES, what, replace(MEASURES[what], version=99))
     assert name(SMOKE_RUN) != names[0]
 
@@ -135,6 +158,7 @@ def test_a_row_changes_what_it_names_and_nothing_else(row):
     for settings, plain, changes in (
         (run.losses, SMOKE_RUN.losses, row.losses),
         (run.preset.sizes, SMOKE_RUN.preset.sizes, row.sizes),
+        (run.data, SMOKE_RUN.data, row.data),
     ):
         assert settings == replace(plain, **changes)
         assert all(getattr(plain, name) != value for name, value in changes.items())

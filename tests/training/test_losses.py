@@ -18,6 +18,7 @@ from drfer.training.losses import (
     js_divergence,
     kl_divergence,
     reconstruction_loss,
+    supervised_contrastive_loss,
     triplet_loss,
 )
 
@@ -191,6 +192,47 @@ def test_normalised_features_have_no_length():
     torch.testing.assert_close(
         triplet_loss(lengths * features, LABELS), triplet_loss(features, LABELS)
     )
+
+
+def contrastive_by_loops(features, labels, subjects, temperature):
+    losses = []
+    unit = [row / row.norm() for row in features]
+    for i, own in enumerate(unit):
+        exponents = {j: (own @ other / temperature).exp() for j, other in enumerate(unit) if j != i}
+        positives = [j for j in exponents if labels[j] == labels[i] and subjects[j] != subjects[i]]
+        if positives:
+            shares = [exponents[j] / sum(exponents.values()) for j in positives]
+            losses.append(-sum(share.log() for share in shares) / len(positives))
+    return sum(losses) / len(losses) if losses else torch.zeros(()).double()
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_contrastive_is_that_of_the_loops_and_so_is_its_gradient(temperature):
+    features = torch.randn(len(LABELS), 5, dtype=torch.float64, requires_grad=True)
+    subjects = torch.arange(len(LABELS)) % 3
+    value = supervised_contrastive_loss(features, LABELS, subjects, temperature)
+    torch.testing.assert_close(value, contrastive_by_loops(features, LABELS, subjects, temperature))
+    assert gradcheck(
+        lambda rows: supervised_contrastive_loss(rows, LABELS, subjects, temperature), features
+    )
+
+
+def test_contrastive_asks_nothing_of_one_subject_alone():
+    features = torch.randn(len(LABELS), 5, requires_grad=True)
+    value = supervised_contrastive_loss(features, LABELS, torch.zeros_like(LABELS))
+    value.backward()
+    assert value.item() == 0
+    assert not features.grad.any()
+
+
+def test_contrastive_refuses_what_does_not_fit():
+    for features, labels, subjects in (
+        (torch.zeros(4), torch.zeros(4), torch.zeros(4)),
+        (torch.zeros(4, 2), torch.zeros(3), torch.zeros(4)),
+        (torch.zeros(4, 2), torch.zeros(4), torch.zeros(3)),
+    ):
+        with pytest.raises(ShapeError):
+            supervised_contrastive_loss(features, labels, subjects)
 
 
 def test_triplet_refuses_what_does_not_fit():

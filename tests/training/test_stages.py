@@ -36,9 +36,10 @@ CHANGED = {
     "ii-expression": ["expression"],
     "ii-identity": ["identity.encoder", "identity.decoder"],
     "iii": ["expression", "identity.encoder", "identity.decoder", "fusion"],
-    "head": ["expression.classifier"],
-    "ii-control": ["expression.encoder", "expression.classifier"],
-    "iii-control": ["expression.encoder", "expression.classifier"],
+    "head-i": ["expression.classifier"],
+    "head-ii": ["expression.classifier"],
+    "head-iii": ["expression.classifier"],
+    "control": ["expression.encoder", "expression.classifier"],
 }
 EXPRESSION_TERMS = {"reconstruction exp", "triplet", "classification"}
 TERMS = {
@@ -48,7 +49,7 @@ TERMS = {
     "ii-expression": EXPRESSION_TERMS,
     "ii-identity": {"reconstruction id"},
     "iii": EXPRESSION_TERMS | {"reconstruction id", "cross-over", "fusion"},
-    **dict.fromkeys(("head", "ii-control", "iii-control"), {"classification"}),
+    **dict.fromkeys(("head-i", "head-ii", "head-iii", "control"), {"classification"}),
 }
 
 
@@ -194,8 +195,8 @@ def test_stage_terms_compare_with_the_targets_of_their_equations(data):
 
 LOSS_FIELDS = [field.name for field in fields(LossSettings)]
 SWITCHES = sorted(MODEL_SWITCHES)
-OTHER_VALUES = {"divergence": "kl", "mining": "hard", "reduction": "mean"}
-"""Of the settings that are words; the others are negated or doubled."""
+OTHER_VALUES = {"divergence": "kl", "mining": "hard", "reduction": "mean", "contrastive": 0.1}
+"""Of the settings that are words or 0; the others are negated or doubled."""
 
 
 class RecordingSettings(LossSettings):
@@ -313,9 +314,10 @@ def test_no_stage_takes_anothers_seed(faces, tmp_path, monkeypatch):
         "ii-expression": 3,
         "ii-identity": 4,
         "iii": 5,
-        "head": 6,
-        "ii-control": 7,
-        "iii-control": 8,
+        "head-i": 6,
+        "head-ii": 7,
+        "head-iii": 8,
+        "control": 9,
     }
     assert max(seeds.values()) < 100, "the seeds of the next run begin there"
     experiment = Experiment(tiny_run(), faces, Store(tmp_path))
@@ -325,3 +327,13 @@ def test_no_stage_takes_anothers_seed(faces, tmp_path, monkeypatch):
     later = Experiment(replace(tiny_run(), seed=3), faces, Store(tmp_path))
     assert later._trainer(STAGES["i-fusion"]).seed == 320
     assert Experiment(tiny_run(), faces, Store(tmp_path)).name("i-fusion") != name
+
+
+def test_the_control_takes_as_many_steps_as_the_stages_train_the_branch():
+    scans = 54 * 12
+    for length, epochs in STAGES["control"].epochs.items():
+        steps = sum(
+            STAGES[stage].epochs[length] * scans / STAGES[stage].schedule.batch_size
+            for stage in ("i-expression", "ii-expression", "iii")
+        )
+        assert abs(epochs * scans / 24 - steps) <= scans / 24, length
