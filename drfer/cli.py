@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -101,6 +102,7 @@ class Selection:
         from drfer.evaluation.evaluation import Evaluation
         from drfer.evaluation.plan import Request
         from drfer.evaluation.presets import PRESETS
+        from drfer.evaluation.protocol import drawn_subjects
 
         keep_freed_memory()
         check_known("dataset", self.dataset, datasets.NAMES)
@@ -111,7 +113,10 @@ class Selection:
             preset, self.rows, self.measures, self.folds, self.repeats, self.seed
         )
         root = self.root and self.root.absolute()  # workers may stand in another folder
-        dataset = datasets.open_dataset(self.dataset, root, preset.dataset_subjects, self.up)
+        drawn = None if self.redraw else partial(drawn_subjects, protocol=preset.protocol)
+        dataset = datasets.open_dataset(
+            self.dataset, root, preset.dataset_subjects, self.up, only=drawn
+        )
         return Evaluation.open(request, dataset, self.out, to_run)
 
 

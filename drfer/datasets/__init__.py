@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -46,7 +47,11 @@ class Dataset(Protocol):
 
 
 def open_dataset(
-    name: str, root: Path | None = None, subjects: int = 100, up: str = "y"
+    name: str,
+    root: Path | None = None,
+    subjects: int = 100,
+    up: str = "y",
+    only: Callable[[list[str]], list[str]] | None = None,
 ) -> Dataset:
     """Open a dataset by its name.
 
@@ -56,12 +61,15 @@ def open_dataset(
         root: the folder of a dataset that is not made.
         subjects: how many of the open faces' subjects.
         up: the axis that points up in a user's own scans.
+        only: chooses the open faces' subjects that are made, and then only at the intensities that
+            the protocol uses; without it everything is made.
 
     Raises:
         DrferError: there is no dataset of this name, the folder holds none, or an argument is
             given that the dataset cannot use.
     """
     from drfer.datasets.anny3dfe import Anny3DFE
+    from drfer.datasets.anny3dfe.database import subject_names
     from drfer.datasets.bosphorus import Bosphorus
     from drfer.datasets.bu3dfe import BU3DFE
     from drfer.datasets.scans import Scans
@@ -74,7 +82,10 @@ def open_dataset(
             raise DrferError(
                 "anny3dfe is made by this kit: with --root say --dataset bu3dfe, bosphorus or scans"
             )
-        return Anny3DFE(subjects)
+        if only is None:
+            return Anny3DFE(subjects)
+        chosen = only(subject_names(subjects))
+        return Anny3DFE(subjects, intensities=Anny3DFE.intensities, only=chosen)
     if root is None:
         raise DrferError(f"{name} lies in a folder of yours: name it with --root FOLDER")
     if name == "scans":

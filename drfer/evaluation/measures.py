@@ -165,6 +165,8 @@ def _turned_heads(experiment: Experiment) -> tuple[list[ScanKey], Arrays]:
 
 def _features_by_intensity(experiment: Experiment, model: DrFER) -> Arrays:
     dataset, tested = experiment.faces.dataset, experiment.test_subjects
+    if hasattr(dataset, "at_all_intensities"):
+        dataset = dataset.at_all_intensities(tested)
     keys = [key for key in dataset.keys() if key.subject in tested]
     clouds = preprocess(dataset, keys).clouds[:, : experiment.run.preset.sizes.points]
     features, _ = predict(model, _to_device_of(model, clouds))

@@ -31,10 +31,10 @@ from drfer.datasets.anny3dfe.head import HeadGenerator
 from drfer.datasets.scan import EXPRESSIONS, ScanKey
 
 FROZEN = {
-    1: "045af793f554035db644576e346d62d89c1fdbe51f04f09943ec13cc928bc260",
-    2: "bea08a9843010c1c1aa4f831d4313d27ae7984bce7be6d3dd30d3a1101b1308e",
+    1: "a550485584308e6d97f10012d270c4da2e99de88d8f218c454f6c2232854784c",
+    2: "d1eb6af59250a6248f76fef78668c3271d39799fbbd4d9dfc5003ed20a1230c3",
 }
-"""Content of version 1.0, seed 0, by the number of subjects."""
+"""Content of version 2.0, seed 0, by the number of subjects."""
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def test_scans_have_a_real_scanners_size(database):
 
 
 @pytest.mark.parametrize("subjects", FROZEN)
-def test_the_faces_are_those_of_version_1(database, subjects):
+def test_the_faces_are_those_of_version_2(database, subjects):
     """On another processor the last digits may differ, and so these hashes."""
-    assert VERSION == "1.0" and Anny3DFE(subjects).hash == FROZEN[subjects]
+    assert VERSION == "2.0" and Anny3DFE(subjects).hash == FROZEN[subjects]
 
 
 def test_the_same_seed_gives_the_same_bits_and_a_part_of_a_larger_database(database, own):
@@ -166,7 +166,7 @@ def test_another_setting_is_another_database(path):
 
 def test_another_seed_or_version_is_another_database(monkeypatch):
     hashes = {settings_hash(), settings_hash(seed=1)}
-    monkeypatch.setattr(module, "VERSION", "1.1")
+    monkeypatch.setattr(module, "VERSION", "2.1")
     hashes.add(settings_hash())
     assert len(hashes) == 3
 
@@ -375,7 +375,7 @@ def test_a_cache_that_cannot_hold_annys_tables_is_one_sentence(built, tmp_path, 
         head._anny()
 
 
-def test_stored_arrays_are_those_that_version_1_stored(own):
+def test_stored_arrays_are_those_that_version_2_stored(own):
     """The database's hash is that of its bytes, file by file."""
     hashes = []
     for subject in own.subjects:
@@ -384,8 +384,8 @@ def test_stored_arrays_are_those_that_version_1_stored(own):
         content = b"".join(array.tobytes() for array in arrays)
         hashes.append(hashlib.sha256(content).hexdigest())
     assert hashes == [
-        "3abca7d9ca8109ec1724853a1d8bf662aed4453ce4102cc050be5d32c77bda65",
-        "3fce3707e380d3b27f283ddf14f55172363ea841e912534c04c8180116410f6f",
+        "17265c2d4b3305e0cc91ec64dc60f5fb81bf9b94a3503b138a3fcaa8df43b796",
+        "d9eee10d7b73386b0715c45ee772613148e352e318afd60c7143666189a5ba0b",
     ]
 
 
@@ -406,3 +406,19 @@ def test_fewer_intensities_are_a_part_of_all(database):
 def test_other_intensities_are_refused(intensities):
     with pytest.raises(DrferError, match="intensities 1 to 4"):
         Anny3DFE(2, intensities=intensities)
+
+
+def test_some_subjects_of_a_population_come_out_as_among_all(two, monkeypatch):
+    monkeypatch.setenv("DRFER_CACHE", str(two))
+    second = Anny3DFE(2, intensities=(3, 4), only=["M0001"])
+    assert second.subjects == ["M0001"] and len(second.keys()) == 13
+    whole = second.at_all_intensities(["M0001"])
+    assert whole.subjects == ["M0001"] and whole.made_at == (1, 2, 3, 4)
+    everybody = Anny3DFE(2)
+    for key in second.keys()[::4]:
+        points = everybody.load(key).points
+        assert np.array_equal(second.load(key).points, points)
+        assert np.array_equal(whole.load(key).points, points)
+    for wrong in ([], ["M0009"]):
+        with pytest.raises(DrferError, match="no subjects of Anny-3DFE"):
+            Anny3DFE(2, only=wrong)

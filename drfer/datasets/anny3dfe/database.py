@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -28,7 +29,7 @@ from drfer.datasets.anny3dfe.identity import Identity, draw_identity
 from drfer.datasets.anny3dfe.scanner import Scanner, scan_face
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
 
-VERSION = "1.0"
+VERSION = "2.0"
 """Frozen with the settings: a new number whenever a scan could come out differently."""
 
 MOST_SUBJECTS = 100
@@ -71,10 +72,11 @@ class Anny3DFE:
         faces: how the faces come out; another setting gives another database.
         intensities: those that each expression is made at. The protocol needs 3 and 4 alone,
             which take half the time of all four.
+        only: names of the subjects that are wanted; everybody if None.
 
     Raises:
-        DrferError: there are fewer subjects, the seed is negative, there is no such intensity, or
-            the faces can be neither read nor made.
+        DrferError: there are fewer subjects, or none of such a name, the seed is negative, there is
+            no such intensity, or the faces can be neither read nor made.
     """
 
     name = "anny3dfe"
@@ -87,6 +89,7 @@ class Anny3DFE:
         seed: int = 0,
         faces: FaceSettings = FaceSettings(),
         intensities: tuple[int, ...] = INTENSITIES,
+        only: Sequence[str] | None = None,
     ) -> None:
         """Look for the subjects' files, and make those that are missing."""
         if not 1 <= subjects <= MOST_SUBJECTS:
@@ -100,7 +103,12 @@ class Anny3DFE:
             raise DrferError(f"Anny-3DFE has the intensities 1 to 4, not {list(intensities)}")
         self.intensities = tuple(one for one in type(self).intensities if one in self.made_at)
         self.settings = all_settings(seed, faces, self.made_at)
-        self.subjects = subject_names(subjects, faces.identity.female_share)
+        everybody = subject_names(subjects, faces.identity.female_share)
+        wanted = set(everybody if only is None else only)
+        self.subjects = [subject for subject in everybody if subject in wanted]
+        if not wanted or len(self.subjects) < len(wanted):
+            raise DrferError(f"these are no subjects of Anny-3DFE: {sorted(wanted) or 'nobody'}")
+        self._population = (subjects, seed, faces)
         contents = {subject: self._content_hash(subject) for subject in self.subjects}
         missing = [subject for subject, content in contents.items() if content is None]
         if missing:
@@ -120,6 +128,10 @@ class Anny3DFE:
     @property
     def _folder(self) -> str:
         return f"{self.name}-{VERSION}-{digest_of(self.settings)[:8]}"
+
+    def at_all_intensities(self, subjects: Sequence[str]) -> Anny3DFE:
+        """Return some subjects of this population, at all four intensities."""
+        return Anny3DFE(*self._population, INTENSITIES, only=subjects)
 
     def keys(self) -> list[ScanKey]:
         """Return the keys of all scans, subject by subject."""
