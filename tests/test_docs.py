@@ -13,6 +13,7 @@ from drfer.evaluation.store import Store
 from drfer.figures.tables import tables
 from drfer.preprocessing import head_pose, template
 from drfer.preprocessing.resampling import Settings
+from drfer.training.data import DataSettings
 from drfer.training.stages import STAGES, LossSettings
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ ROOTS = {
     "head_pose": head_pose,
     "preprocessing": Settings(),
     "losses": LossSettings(),
+    "data": DataSettings(),
     "stages": {name: PAPER.schedule(stage) for name, stage in STAGES.items()},
 }
 READINGS = re.findall(

@@ -25,7 +25,7 @@ class Identity:
     weight: tuple[float, float] = (0.37, 0.73)
     ancestry: float = 1.4
     """Concentration of the Dirichlet law of the three ancestries' shares."""
-    spread: float = 0.2
+    spread: float = 0.18
     """Standard deviation of each local change of shape, which reaches from -1 to 1."""
     asymmetry: float = 0.05
     """Standard deviation between the left and the right half of a local change."""
