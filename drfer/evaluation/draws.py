@@ -174,7 +174,7 @@ def faces_of(faces: FaceSet | DrawFaces, run: Run) -> FaceSet | DrawFaces:
     return faces.of(run.repeat) if isinstance(faces, DrawFaces) else faces
 
 
-def tested_scans(faces: FaceSet | DrawFaces, data: FoldData) -> tuple[Tensor, Tensor]:
+def clouds_to_test(faces: FaceSet | DrawFaces, data: FoldData) -> tuple[Tensor, Tensor]:
     """Return clouds and labels of all test scans, those of a draw that are not measured included.
 
     Args:
@@ -208,7 +208,7 @@ def _tested(protocol: Draws) -> tuple[list[str], list[str]]:
     """The test subjects of whom measures are taken, evenly spread over all, and the others."""
     names = [name for seed, count in _sizes(protocol).items() for name in names_in(seed, count)]
     count = protocol.measured_subjects
-    measured = [names[number * len(names) // count] for number in range(count)]
+    measured = [names[(2 * number + 1) * len(names) // (2 * count)] for number in range(count)]
     return measured, [name for name in names if name not in measured]
 
 

@@ -25,7 +25,7 @@ import drfer
 from drfer.common.device import device
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
-from drfer.evaluation.draws import DrawFaces, origin_of, tested_scans
+from drfer.evaluation.draws import DrawFaces, clouds_to_test, origin_of
 from drfer.evaluation.measures import MEASURES, Measure
 from drfer.evaluation.presets import Preset
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
@@ -191,7 +191,7 @@ class Experiment:
             "provenance": provenance() | origin_of(self.faces),
         }
         if stage.tested and len(self.data.test):
-            clouds, labels = tested_scans(self.faces, self.data)
+            clouds, labels = clouds_to_test(self.faces, self.data)
             _, logits = predict(trainer.model, clouds)
             record["test"] = {
                 "truth": labels.tolist(),
