@@ -85,8 +85,12 @@ class Selection:
     """how often all folds are run, with the subjects shuffled anew each time"""
     redraw: bool = False
     """draw the subjects anew in each repeat"""
+    draws: int | None = None
+    """instead of folds: so many trainings, each on open faces of its own, all tested on the same 300"""
+    train_subjects: int | None = None
+    """how many subjects a draw trains on, 9 to 100; the preset's, which is 54, if not given"""
     seed: int = 0
-    """of weights, batches and augmentation in the first repeat; each later one takes the next"""
+    """of weights, batches and augmentation in the first repeat; each later repeat or draw the next"""
     out: Path = Path("runs")
     """the folder for the store and the results; if interrupted, the same command goes on there"""
 
@@ -99,7 +103,7 @@ class Selection:
         from drfer import datasets
         from drfer.common.device import keep_freed_memory
         from drfer.common.errors import check_known
-        from drfer.evaluation.evaluation import Evaluation
+        from drfer.evaluation.evaluation import Evaluation, protocol_asked_for
         from drfer.evaluation.plan import Request
         from drfer.evaluation.presets import PRESETS
         from drfer.evaluation.protocol import drawn_subjects
@@ -108,10 +112,11 @@ class Selection:
         check_known("dataset", self.dataset, datasets.NAMES)
         check_known("preset", self.preset, PRESETS)
         preset = PRESETS[self.preset]
-        preset = replace(preset, protocol=replace(preset.protocol, redraw=self.redraw))
-        request = Request.of_names(
-            preset, self.rows, self.measures, self.folds, self.repeats, self.seed
-        )
+        preset = replace(preset, protocol=protocol_asked_for(self, preset))
+        repeats = self.repeats if self.draws is None else self.draws
+        request = Request.of_names(preset, self.rows, self.measures, self.folds, repeats, self.seed)
+        if self.draws is not None:
+            return Evaluation.open(request, None, self.out, to_run)
         root = self.root and self.root.absolute()  # workers may stand in another folder
         drawn = None if self.redraw else partial(drawn_subjects, protocol=preset.protocol)
         dataset = datasets.open_dataset(
@@ -131,7 +136,7 @@ def crossval(
     gpus: float = 0.0,
     threads: int = 1,
 ) -> None:
-    """Run rows of tables and measures over folds and repeats; what is done is not run again.
+    """Run rows of tables and measures over folds or draws; what is done is not run again.
 
     Args:
         selection: what the evaluation consists of.

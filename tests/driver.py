@@ -1,6 +1,7 @@
 """A tiny evaluation: as a request, and as a process of `drfer` that something may befall.
 
 Run as a program, this is `drfer` with a preset of few steps, and it says aloud what it has stored.
+With MADE_UP_FACES in its environment, its open faces are random numbers.
 """
 
 import os
@@ -88,6 +89,10 @@ def main():
     Store.save = announcing("saved", Store.save)
     Store.save_checkpoint = announcing("kept", Store.save_checkpoint)
     paper.draw = draw_nothing
+    if "MADE_UP_FACES" in os.environ:
+        from made_up_populations import make_up
+
+        make_up(setattr)
     cli.main()
 
 

@@ -186,6 +186,17 @@ class CacheFile:
                 raise DamagedCacheError(f"{self.path} is damaged (its content has another hash)")
             return arrays
 
+    def remove(self) -> None:
+        """Remove the file, if it is there.
+
+        Raises:
+            DrferError: it may not be removed.
+        """
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DrferError(f"cannot remove {self.path}: {error.strerror}; remove it") from None
+
     def save(self, arrays: dict[str, np.ndarray], compressed: bool = False) -> str:
         """Write the arrays, whole or not at all.
 
@@ -244,6 +255,37 @@ class CacheFile:
         return DrferError(
             f"{self.path} cannot be read: {reason}; make it readable, or {ANOTHER_CACHE}"
         )
+
+
+@contextmanager
+def cache_lock(name: str, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock of the cache folder, which the system releases if its process dies.
+
+    Args:
+        name: what is to be made or removed by one process at a time.
+        wait: whether to wait for a process that holds it.
+
+    Yields:
+        Whether this process holds it now.
+
+    Raises:
+        DrferError: the cache cannot be written.
+    """
+    path = cache_folder() / "locks" / name
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        reason = error.strerror or error
+        raise DrferError(f"cannot write to {path.parent}: {reason}; {ANOTHER_CACHE}") from None
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def hash_of_arrays(arrays: dict[str, np.ndarray]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
+from drfer.evaluation.draws import DrawFaces, faces_of
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import Request, measured_runs, plan
@@ -22,12 +23,12 @@ from drfer.preprocessing.faceset import FaceSet
 from drfer.preprocessing.head_pose import POSES
 
 
-def collect(request: Request, faces: FaceSet, store: Store, folder: Path) -> Result:
+def collect(request: Request, faces: FaceSet | DrawFaces, store: Store, folder: Path) -> Result:
     """Write what is done of an evaluation, beside what its folder already has.
 
     Args:
         request: what was asked for.
-        faces: on which scans.
+        faces: on which scans; of draws, those of any draw.
         store: where the jobs' results are.
         folder: the evaluation's folder; it may grow by one command after the other, and on another
             machine whose store has only the newest.
@@ -51,7 +52,9 @@ def collect(request: Request, faces: FaceSet, store: Store, folder: Path) -> Res
     return result
 
 
-def earlier_result(request: Request, faces: FaceSet, store: Store, folder: Path) -> Result:
+def earlier_result(
+    request: Request, faces: FaceSet | DrawFaces, store: Store, folder: Path
+) -> Result:
     """Return what an evaluation's folder already has, or a result without entries.
 
     Raises:
@@ -73,12 +76,13 @@ def earlier_result(request: Request, faces: FaceSet, store: Store, folder: Path)
     return result
 
 
-def _is_of_today(entry: dict, request: Request, faces: FaceSet, store: Store) -> bool:
+def _is_of_today(entry: dict, request: Request, faces: FaceSet | DrawFaces, store: Store) -> bool:
     """Whether an entry has the name that today's code gives to what it is of."""
     kind, repeat, fold = entry["kind"], entry["repeat"], entry["fold"]
     if kind == "fold":
         return True
     run = Run(request.preset, fold, request.seed + repeat, repeat)
+    faces = faces_of(faces, run)
     if kind == "test":
         row = ROWS[entry["row"]]
         return entry["result"] == Experiment(run.change(row), faces, store).name(row.stage)
@@ -86,14 +90,16 @@ def _is_of_today(entry: dict, request: Request, faces: FaceSet, store: Store) ->
     return entry["result"] in [Experiment(each, faces, store).measure_name(kind) for each in runs]
 
 
-def _heading(request: Request, faces: FaceSet) -> dict:
+def _heading(request: Request, faces: FaceSet | DrawFaces) -> dict:
+    run = request.runs()[0]
+    faces = faces_of(faces, run)
     keys = [key for key in faces.keys if key.expression != NEUTRAL]
     intensities = tuple(sorted({key.intensity for key in keys}))  # the dataset's, not the preset's
     heading = {
         "dataset": faces.dataset.name,
         "data hash": faces.hash,
         "preset": request.preset.name,
-        "precision": request.runs()[0].precision,
+        "precision": run.precision,
         "seed": request.seed,
         "protocol": asdict(replace(request.preset.protocol, intensities=intensities)),
         "expressions": EXPRESSIONS,
@@ -102,8 +108,9 @@ def _heading(request: Request, faces: FaceSet) -> dict:
     return json.loads(json.dumps(heading))
 
 
-def _entries_of(run: Run, request: Request, faces: FaceSet, store: Store) -> list[dict]:
-    """The entries that the store has of one fold."""
+def _entries_of(run: Run, request: Request, faces: FaceSet | DrawFaces, store: Store) -> list[dict]:
+    """The entries that the store has of one fold or draw."""
+    faces = faces_of(faces, run)
     found = []
     for row in request.rows:
         experiment = Experiment(run.change(ROWS[row]), faces, store)
@@ -123,9 +130,10 @@ def _entries_of(run: Run, request: Request, faces: FaceSet, store: Store) -> lis
     return [{**entry, "repeat": run.repeat, "fold": run.fold} for entry in found]
 
 
-def _samples(request: Request, faces: FaceSet, store: Store) -> dict[str, np.ndarray]:
+def _samples(request: Request, faces: FaceSet | DrawFaces, store: Store) -> dict[str, np.ndarray]:
     """The arrays of the first run, if they were asked for and are there."""
-    experiment = Experiment(request.runs()[0], faces, store)
+    run = request.runs()[0]
+    experiment = Experiment(run, faces_of(faces, run), store)
     name = experiment.measure_name("samples")
     if "samples" not in request.measures or store.record(name) is None:
         return {}

@@ -1,4 +1,8 @@
-"""Where an evaluation's jobs run: in this process, or on a Ray cluster; and how far they are."""
+"""Where an evaluation's jobs run: in this process, or on a Ray cluster; and how far they are.
+
+The jobs of folds share one set of faces. Those of a draw have one of their own, which comes and
+goes with them; so they run one after the other in one place.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 
 import torch
@@ -17,10 +22,12 @@ import torch
 from drfer.common.device import device, keep_freed_memory
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
-from drfer.evaluation.experiment import posed_faces_of
+from drfer.evaluation.draws import DrawFaces
+from drfer.evaluation.experiment import forget_faces, posed_faces_of
 from drfer.evaluation.plan import Job
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
+from drfer.training.stages import STAGES
 
 MOST_LOSSES = 10
 """Workers that a job on Ray may lose, each with its memory or its node, before it has failed."""
@@ -31,7 +38,7 @@ ANSWER_SECONDS = 20
 STATES = ("done", "running", "failed", "to do")
 
 
-def run_here(jobs: dict[str, Job], faces: FaceSet, store: Store) -> list[str]:
+def run_here(jobs: dict[str, Job], faces: FaceSet | DrawFaces, store: Store) -> list[str]:
     """Do what is missing, in order, in this process.
 
     A job that fails does not stop the others; the store keeps why.
@@ -46,9 +53,27 @@ def run_here(jobs: dict[str, Job], faces: FaceSet, store: Store) -> list[str]:
     return sorted(failed)
 
 
+def run_draws_here(jobs: dict[str, Job], faces: DrawFaces, store: Store) -> list[str]:
+    """Do what is missing in this process, draw by draw; draws that another process does come last.
+
+    Returns:
+        The names of the jobs that failed, or that wait for one that did.
+    """
+    left, failed = _unfinished(jobs, faces, store), []
+    with progress(None, "draws", len(left), unit="draw") as bar:
+        for wait in (False, True):
+            for draw in list(left):
+                done = _do_draw(left[draw], faces.of(draw), store, wait)
+                if done is not None:
+                    failed += done
+                    del left[draw]
+                    bar.update()
+    return sorted(failed)
+
+
 def run_on_ray(
     jobs: dict[str, Job],
-    faces: FaceSet,
+    faces: FaceSet | DrawFaces,
     store: Store,
     address: str | None = None,
     workers: int | None = None,
@@ -62,7 +87,8 @@ def run_on_ray(
 
     Args:
         jobs: the plan.
-        faces: preprocessed scans; Ray hands them to each node once.
+        faces: preprocessed scans; Ray hands them to each node once. Those of draws are made where
+            the draw is, and all jobs of a draw are one task.
         store: where results are kept.
         address: of a running cluster; without one, Ray starts on this machine.
         workers: at most so many jobs at a time on this machine; as many as cores if not given.
@@ -80,16 +106,9 @@ def run_on_ray(
     ray = _start_ray(address, workers and workers * threads)
     try:
         _check_nodes(ray, gpus, threads)
-        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=MOST_LOSSES)(_work)
-        waiting: dict = {}
-        todo = missing(jobs, store)
-        if any(job.needs_poses for job in todo):
-            posed_faces_of(faces)  # once here, before each worker would make them for itself
-        shared = ray.put(faces)
-        for job in todo:
-            parents = [waiting[parent] for parent in job.parents if parent in waiting]
-            waiting[job.name] = remote.remote(job, shared, store, threads, *parents)
-        return sorted(_failed(ray, {waiting[name]: jobs[name] for name in waiting}, store))
+        remote = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=MOST_LOSSES)
+        submit = _submitted_draws if isinstance(faces, DrawFaces) else _submitted_jobs
+        return sorted(_failed(ray, submit(ray, remote, jobs, faces, store, threads), store))
     finally:
         ray.shutdown()
 
@@ -147,18 +166,88 @@ def _fail(name: str, reason: str, store: Store) -> None:
     store.save_failure(name, reason)
 
 
+def _submitted_jobs(ray, remote, jobs, faces: FaceSet, store: Store, threads: int) -> dict:
+    """Hand each missing job to Ray; jobs by the references to what will come of them."""
+    waiting: dict = {}
+    todo, work = missing(jobs, store), remote(_work)
+    if any(job.needs_poses for job in todo):
+        posed_faces_of(faces)  # once here, before each worker would make them for itself
+    shared = ray.put(faces)
+    for job in todo:
+        parents = [waiting[parent] for parent in job.parents if parent in waiting]
+        waiting[job.name] = work.remote(job, shared, store, threads, *parents)
+    return {waiting[name]: [jobs[name]] for name in waiting}
+
+
+def _submitted_draws(ray, remote, jobs, faces: DrawFaces, store: Store, threads: int) -> dict:
+    """Hand each draw that is not finished to Ray; its jobs by the reference to what will come of it."""
+    work = remote(_work_on_draw)
+    return {
+        work.remote(of_draw, faces.of(draw), store, threads): list(of_draw.values())
+        for draw, of_draw in _unfinished(jobs, faces, store).items()
+    }
+
+
+def _unfinished(jobs: dict[str, Job], faces: DrawFaces, store: Store) -> dict[int, dict[str, Job]]:
+    """Return the jobs of each draw that lacks results, or of which something is to be removed."""
+    draws: dict[int, dict[str, Job]] = {}
+    for name, job in jobs.items():
+        draws.setdefault(job.run.repeat, {})[name] = job
+    return {
+        draw: of_draw
+        for draw, of_draw in draws.items()
+        if missing(of_draw, store) or faces.of(draw).are_left
+    }
+
+
+def _do_draw(
+    jobs: dict[str, Job], faces: DrawFaces, store: Store, wait: bool = True
+) -> list[str] | None:
+    """Do the jobs of a draw; then its training faces go, and its weights if nothing failed.
+
+    Returns:
+        The names of the jobs that failed, or None if another process does this draw.
+    """
+    with faces.lock(wait) as held:
+        if not held:
+            return None
+        failed = run_here(jobs, faces, store) if missing(jobs, store) else []
+        forget_faces()
+        for name, job in jobs.items():
+            if job.what in STAGES and not failed:
+                store.drop_tensors(name)
+        faces.remove()  # last: a draw that left its faces is not finished
+    return failed
+
+
+def _work_on_draw(
+    jobs: dict[str, Job], faces: DrawFaces, store: Store, threads: int
+) -> tuple[list[str], str]:
+    """A draw in a Ray worker: the names of the jobs that failed, and what was printed."""
+    with _in_worker(threads) as said:
+        failed = _do_draw(jobs, faces, store)
+    return failed, said.getvalue()
+
+
 def _work(
-    job: Job, faces: FaceSet, store: Store, threads: int, *parents: tuple[bool, str]
-) -> tuple[bool, str]:
-    """A job in a Ray worker: whether it could be done, and what was printed.
+    job: Job, faces: FaceSet, store: Store, threads: int, *parents: tuple[list[str], str]
+) -> tuple[list[str], str]:
+    """A job in a Ray worker: its name if it failed, and what was printed.
 
     `parents` are there to be waited for.
     """
+    with _in_worker(threads) as said:
+        done = not any(failed for failed, _ in parents) and _attempt(job, _kept(faces), store)
+    return [] if done else [job.name], said.getvalue()
+
+
+@contextmanager
+def _in_worker(threads: int) -> Iterator[StringIO]:
+    """Compute with so many threads, and keep what is printed."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     with redirect_stdout(StringIO()) as said:
-        done = all(done for done, _ in parents) and _attempt(job, _kept(faces), store)
-    return done, said.getvalue()
+        yield said
 
 
 _last_faces: list[FaceSet] = []
@@ -171,26 +260,31 @@ def _kept(faces: FaceSet) -> FaceSet:
     return _last_faces[0]
 
 
-def _failed(ray, by_reference: dict, store: Store) -> set[str]:
-    """Wait for all jobs; the names of those that failed."""
+def _failed(ray, by_reference: dict[object, list[Job]], store: Store) -> set[str]:
+    """Wait for all tasks; the names of the jobs that failed."""
     pending, failed = list(by_reference), set()
-    with progress(None, "jobs", len(pending), unit="job") as bar:
+    with progress(None, "tasks", len(pending), unit="task") as bar:
         while pending:
             ready, pending = ray.wait(pending, timeout=1)
             bar.update(len(ready))
             bar.refresh()
             for reference in ready:
-                job, done = by_reference[reference], False
                 try:
-                    done, said = ray.get(reference)
+                    of_task, said = ray.get(reference)
                     print(said, end="")
                 except ray.exceptions.RayError as error:
-                    if failed.isdisjoint(job.parents):  # else it is the parent's failure
-                        last_line = str(error).strip().splitlines()[-1]
-                        _fail(job.name, f"{type(error).__name__}: {last_line}", store)
-                if not done:
-                    failed.add(job.name)
+                    of_task = _lost(error, by_reference[reference], failed, store)
+                failed.update(of_task)
     return failed
+
+
+def _lost(error: Exception, jobs: list[Job], failed: set[str], store: Store) -> list[str]:
+    """Keep why a task is lost, with the first of its jobs that is missing; the names of all these."""
+    left = missing({job.name: job for job in jobs}, store)
+    if left and failed.isdisjoint(left[0].parents):  # else it is the parent's failure
+        last_line = str(error).strip().splitlines()[-1]
+        _fail(left[0].name, f"{type(error).__name__}: {last_line}", store)
+    return [job.name for job in left]
 
 
 def _check_resources(workers: int | None, gpus: float, threads: int) -> None:

@@ -1,19 +1,26 @@
-"""An evaluation: rows and measures over folds and repeats, from a dataset's name to its result."""
+"""An evaluation: rows and measures over folds or draws, from a dataset's name to its result."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drfer.common.errors import DrferError
 from drfer.evaluation import engine
 from drfer.evaluation.collect import collect, earlier_result
+from drfer.evaluation.draws import DrawFaces
 from drfer.evaluation.experiment import prepare_faces
 from drfer.evaluation.plan import Job, Request, plan, without_truth
+from drfer.evaluation.presets import Preset
+from drfer.evaluation.protocol import Draws, Protocol
 from drfer.evaluation.result import Result, folder_name
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
+
+if TYPE_CHECKING:
+    from drfer.cli import Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +29,8 @@ class Evaluation:
 
     request: Request
     """What is to be run."""
-    faces: FaceSet
-    """On which scans."""
+    faces: FaceSet | DrawFaces
+    """On which scans; of draws, those of any draw."""
     out: Path
     """Holds the store, and a folder for the result."""
 
@@ -31,9 +38,11 @@ class Evaluation:
     def open(cls, request: Request, dataset, out: Path, to_run: bool = True) -> Evaluation:
         """Preprocess a dataset's scans, and refuse what could not be run before anything runs.
 
+        Those of draws are made when the draw begins.
+
         Args:
             request: what is to be run.
-            dataset: of which scans.
+            dataset: of which scans; None for draws.
             out: where everything is written.
             to_run: whether it shall be run, and not only be looked at.
 
@@ -44,14 +53,19 @@ class Evaluation:
         if to_run:
             Store(out / "store").check_writable()
         request = without_truth(request, dataset)
-        evaluation = cls(request, prepare_faces(dataset, request.preset), out)
+        protocol = request.preset.protocol
+        drawn = isinstance(protocol, Draws)
+        faces = DrawFaces(protocol) if drawn else prepare_faces(dataset, request.preset)
+        evaluation = cls(request, faces, out)
         if to_run:
             earlier_result(request, evaluation.faces, evaluation.store, evaluation.folder)
         return evaluation
 
     def run(self) -> Result:
         """Do what is missing in this process, and collect the result."""
-        return self._collected(engine.run_here(self.jobs, self.faces, self.store))
+        drawn = isinstance(self.faces, DrawFaces)
+        run = engine.run_draws_here if drawn else engine.run_here
+        return self._collected(run(self.jobs, self.faces, self.store))
 
     def run_on_ray(
         self, address: str | None, workers: int | None, gpus: float, threads: int
@@ -73,11 +87,9 @@ class Evaluation:
     @property
     def folder(self) -> Path:
         """Where the result is written."""
-        preset = self.request.preset
-        redraw = preset.protocol.redraw
-        return self.out / folder_name(
-            self.faces.dataset.name, preset.name, redraw, self.request.seed
-        )
+        preset, seed = self.request.preset, self.request.seed
+        name = self.faces.dataset.name
+        return self.out / folder_name(name, preset.name, preset.protocol, seed)
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
@@ -92,3 +104,24 @@ class Evaluation:
                 f"done stands in {self.folder}; `drfer status` says why"
             )
         return result
+
+
+def protocol_asked_for(selection: Selection, preset: Preset) -> Protocol | Draws:
+    """Return the preset's folds or its draws, with what a selection changes of them.
+
+    Raises:
+        DrferError: the selection says of folds what is for draws, or of draws what is for folds.
+    """
+    count = selection.train_subjects
+    if selection.draws is None:
+        if count is not None:
+            raise DrferError("--train-subjects is for draws: say with --draws how many there are")
+        return replace(preset.protocol, redraw=selection.redraw)
+    if selection.folds or selection.repeats != 1 or selection.redraw:
+        raise DrferError("--draws has no folds: leave --folds, --repeats and --redraw away")
+    if selection.dataset != "anny3dfe" or selection.root or selection.up != "y":
+        raise DrferError(
+            "--draws makes populations of the open faces, and other datasets have none: leave "
+            "--dataset, --root and --up away"
+        )
+    return preset.draws if count is None else replace(preset.draws, train_subjects=count)

@@ -26,6 +26,7 @@ import drfer
 from drfer.common.device import device
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
+from drfer.evaluation.draws import DrawFaces, clouds_to_test, origin_of
 from drfer.evaluation.linear import CLASSIFIERS, LinearClassifier
 from drfer.evaluation.measures import MEASURES, Measure
 from drfer.evaluation.presets import Preset
@@ -54,7 +55,7 @@ class Experiment:
 
     run: Run
     """The settings."""
-    faces: FaceSet
+    faces: FaceSet | DrawFaces
     """Preprocessed scans; they know the dataset that they are from."""
     store: Store
     """Keeps weights and records under the hash of all that determined them."""
@@ -144,7 +145,7 @@ class Experiment:
 
     @cached_property
     def data(self) -> FoldData:
-        """The fold's scans on the training device."""
+        """The fold's scans on the training device; of a draw's test scans, those that are measured."""
         train, test = self._split
         points = self.run.preset.sizes.points
         run = self.run
@@ -157,8 +158,9 @@ class Experiment:
 
     @cached_property
     def test_subjects(self) -> list[str]:
-        """Who is tested."""
-        return self._split[1]
+        """Who is tested; of a draw, of whom measures are taken."""
+        present = set(self.faces.subjects)
+        return [subject for subject in self._split[1] if subject in present]
 
     @cached_property
     def _split(self) -> tuple[list[str], list[str]]:
@@ -209,7 +211,7 @@ class Experiment:
             "determined by": self._determines(linear),
             "test": linear.test(self),
             "seconds": round(time.perf_counter() - started, 1),
-            "provenance": provenance(),
+            "provenance": provenance() | origin_of(self.faces),
         }
         self.store.save(self.name(linear.name), {}, record)
         return record
@@ -231,7 +233,7 @@ class Experiment:
             "determined by": self._determined_by(stage),
             "curves": trainer.curves,
             "seconds": round(trainer.seconds, 1),
-            "provenance": provenance(),
+            "provenance": provenance() | origin_of(self.faces),
         }
         if stage.tested and len(self.data.test):
             record["test"] = self._tested(trainer.model)
@@ -248,7 +250,7 @@ class Experiment:
         record = {
             "measured": measured,
             "seconds": round(time.perf_counter() - started, 1),
-            "provenance": provenance(),
+            "provenance": provenance() | origin_of(self.faces),
         }
         tensors = {key: torch.tensor(array) for key, array in arrays.items()}
         self.store.save(name, tensors, record)
@@ -268,9 +270,10 @@ class Experiment:
         return 100 * self.run.seed + stage.seed
 
     def _train_with_checkpoints(self, trainer: Trainer, name: str) -> None:
-        title = f"{trainer.stage.title} (fold {self.run.fold}, repeat {self.run.repeat})"
+        title = f"{trainer.stage.title} ({self.run.place})"
         total, saved_at = trainer.schedule.epochs, time.monotonic()
-        is_looked_at = trainer.stage.tested and 0 < len(self.data.test) <= MOST_LOOKED_AT
+        tested = len(clouds_to_test(self.faces, self.data)[0])
+        is_looked_at = trainer.stage.tested and 0 < tested <= MOST_LOOKED_AT
         between = math.ceil(total / LOOKS)
         with progress(range(total), title, total, initial=trainer.epoch, unit="epoch") as bar:
             for terms in trainer.epochs():
@@ -283,12 +286,9 @@ class Experiment:
                     saved_at = time.monotonic()
 
     def _tested(self, model: DrFER) -> dict[str, list[int]]:
-        data = self.data
-        _, logits = predict(model, data.clouds[data.test])
-        return {
-            "truth": data.labels[data.test].tolist(),
-            "predicted": logits.argmax(axis=1).tolist(),
-        }
+        clouds, labels = clouds_to_test(self.faces, self.data)
+        _, logits = predict(model, clouds)
+        return {"truth": labels.tolist(), "predicted": logits.argmax(axis=1).tolist()}
 
     def _look(self, trainer: Trainer) -> None:
         """Test at an epoch, and keep the answers if they are the best so far.
@@ -302,12 +302,20 @@ class Experiment:
     def _assemble(self, stages: tuple[str, ...], sizes: ModelSizes) -> DrFER:
         model = self._fresh_model(sizes)
         for stage in stages:
-            stored = self.store.load(self.name(stage))
-            if stored is None:  # it is missing, or it was damaged and the store took it away
-                self.train(stage)
-                stored = self.store.load(self.name(stage))
-            _load_weights(model, STAGES[stage], stored[0], self.store.root / self.name(stage))
+            weights = self._weights(stage)
+            _load_weights(model, STAGES[stage], weights, self.store.root / self.name(stage))
         return model
+
+    def _weights(self, stage: str) -> dict[str, Tensor]:
+        """What a stage trained; it is trained if the store does not have it, or not any more."""
+        name = self.name(stage)
+        if stored := self.store.load(name):
+            return stored[0]
+        with self.store.lock(name):
+            if stored := self.store.load(name):  # another process made it meanwhile
+                return stored[0]
+            self._train(STAGES[stage])
+        return self.store.load(name)[0]
 
     def _fresh_model(self, sizes: ModelSizes) -> DrFER:
         subjects = len(self.data.subjects)
@@ -351,14 +359,20 @@ def provenance() -> dict:
 
 
 @lru_cache(maxsize=1)
-def posed_faces_of(faces: FaceSet) -> PosedFaces:
+def posed_faces_of(faces: FaceSet | DrawFaces) -> PosedFaces:
     """Return the expressive scans of a set at all head poses; kept for the next call."""
-    return pose_faces(faces)
+    return faces.posed if isinstance(faces, DrawFaces) else pose_faces(faces)
+
+
+def forget_faces() -> None:
+    """Let go of what was kept for the next call, once a draw is done."""
+    posed_faces_of.cache_clear()
+    _fold_data.cache_clear()
 
 
 @lru_cache(maxsize=2)
 def _fold_data(
-    faces: FaceSet,
+    faces: FaceSet | DrawFaces,
     train: tuple[str, ...],
     test: tuple[str, ...],
     points: int,

@@ -15,6 +15,10 @@ import numpy as np
 from sklearn.linear_model import RidgeClassifier
 from threadpoolctl import threadpool_limits
 
+from drfer.datasets import Dataset
+from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.evaluation.draws import DrawFaces
+
 if TYPE_CHECKING:
     from drfer.evaluation.experiment import Experiment
 
@@ -27,6 +31,16 @@ REGULARISATION = 0.1
 1.0 of the open faces among 0.1, 1, 10 and 100."""
 
 
+@dataclass(frozen=True, eq=False)
+class Scans:
+    """What linear classifiers see of scans, as a `FaceSet` has it."""
+
+    keys: list[ScanKey]
+    vertices: np.ndarray
+    missing: np.ndarray
+    dataset: Dataset
+
+
 @dataclass(frozen=True)
 class LinearClassifier:
     """A row of the tables that needs no network."""
@@ -35,8 +49,8 @@ class LinearClassifier:
     """As `Row.stage` has it."""
     title: str
     """Its name in sentences."""
-    numbers: Callable[[Experiment], np.ndarray]
-    """What it sees of each scan of the faces, shape (n, d)."""
+    numbers: Callable[[Scans, np.ndarray], np.ndarray]
+    """What it sees of each of some scans, shape (n, d), by which of them it learns from."""
     regularisation: float = REGULARISATION
     """alpha of the ridge regression."""
     needs_truth: bool = False
@@ -46,50 +60,75 @@ class LinearClassifier:
 
     def test(self, experiment: Experiment) -> dict[str, list[int]]:
         """Fit it to the training scans; return "truth" and "predicted" of the test scans."""
-        data = experiment.data
-        numbers, labels = self.numbers(experiment), data.labels.cpu().numpy()
+        scans, train, test = _scans_of(experiment)
+        numbers = self.numbers(scans, train)
+        labels = np.array(
+            [-1 if k.expression == NEUTRAL else EXPRESSIONS.index(k.expression) for k in scans.keys]
+        )
         with threadpool_limits(1):  # more add up in any order
             ridge = RidgeClassifier(alpha=self.regularisation)
-            ridge.fit(numbers[data.train], labels[data.train])
-            predicted = ridge.predict(numbers[data.test])
-        return {"truth": labels[data.test].tolist(), "predicted": predicted.tolist()}
+            ridge.fit(numbers[train], labels[train])
+            predicted = ridge.predict(numbers[test])
+        return {"truth": labels[test].tolist(), "predicted": predicted.tolist()}
 
 
-def registered_vertices(experiment: Experiment) -> np.ndarray:
+def registered_vertices(scans: Scans, train: np.ndarray) -> np.ndarray:
     """Return the vertices that most training scans have; a missing one is the training scans' mean.
+
+    Args:
+        scans: of whom.
+        train: indices of those that are learned from.
 
     Returns:
         Coordinates in frame units, shape (n, 3 k).
     """
-    faces, train = experiment.faces, experiment.data.train
-    there = ~faces.missing[:, :VERTICES]
+    there = ~scans.missing[:, :VERTICES]
     used = np.flatnonzero(there[train].mean(axis=0) >= SMALLEST_SHARE)
-    return _filled(faces.vertices[:, used], there[:, used], train)
+    return _filled(scans.vertices[:, used], there[:, used], train)
 
 
-def less_own_neutral(experiment: Experiment) -> np.ndarray:
+def less_own_neutral(scans: Scans, train: np.ndarray) -> np.ndarray:
     """Return by how much the same vertices differ from the neutral scan of the same subject.
 
     A vertex that either scan lacks differs by the training scans' mean.
 
+    Args:
+        scans: of whom.
+        train: indices of those that are learned from.
+
     Returns:
         Differences in frame units, shape (n, 3 k).
     """
-    faces, data = experiment.faces, experiment.data
-    keys = faces.keys
+    keys = scans.keys
     neutral_of = {key.subject: scan for scan, key in enumerate(keys) if key.intensity == 0}
     neutral = [neutral_of.get(key.subject, scan) for scan, key in enumerate(keys)]
-    there = ~faces.missing[:, :VERTICES]
+    there = ~scans.missing[:, :VERTICES]
     there = there & there[neutral]
-    used = np.flatnonzero(there[data.train].mean(axis=0) >= SMALLEST_SHARE)
-    difference = faces.vertices[:, used] - faces.vertices[neutral][:, used]
-    return _filled(difference, there[:, used], data.train)
+    used = np.flatnonzero(there[train].mean(axis=0) >= SMALLEST_SHARE)
+    difference = scans.vertices[:, used] - scans.vertices[neutral][:, used]
+    return _filled(difference, there[:, used], train)
 
 
-def true_activations(experiment: Experiment) -> np.ndarray:
+def true_activations(scans: Scans, train: np.ndarray) -> np.ndarray:
     """Return the strength of each face unit with which the generator made the scans, (n, 52)."""
-    faces = experiment.faces
-    return np.stack([faces.dataset.truth(key).activation for key in faces.keys])
+    return np.stack([scans.dataset.truth(key).activation for key in scans.keys])
+
+
+def _scans_of(experiment: Experiment) -> tuple[Scans, np.ndarray, np.ndarray]:
+    """All scans of a fold or a draw, which are learned from, and which are tested."""
+    faces, data = experiment.faces, experiment.data
+    scans = Scans(faces.keys, faces.vertices, faces.missing, faces.dataset)
+    if not isinstance(faces, DrawFaces):
+        return scans, data.train, data.test
+    more = faces.further
+    shown = [number for number, key in enumerate(more.keys) if key.expression != NEUTRAL]
+    scans = Scans(
+        [*scans.keys, *more.keys],
+        np.concatenate([scans.vertices, more.vertices]),
+        np.concatenate([scans.missing, more.missing]),
+        scans.dataset,
+    )
+    return scans, data.train, np.concatenate([data.test, len(faces.keys) + np.array(shown)])
 
 
 def _filled(values: np.ndarray, there: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The plan of an evaluation: rows of tables and measures, over folds and repeats, as a list of jobs.
+"""The plan of an evaluation: rows of tables and measures, over folds or draws, as a list of jobs.
 
 A job is a stage to train or a measure to take; its result lies in the store under the hash of all
 that determined it. So what is in the store is done, and the same plan, run again after anything
@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from drfer.common.errors import DrferError, check_known
+from drfer.evaluation.draws import DrawFaces, faces_of
 from drfer.evaluation.experiment import Experiment, parents_of
 from drfer.evaluation.linear import CLASSIFIERS
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.presets import Preset
+from drfer.evaluation.protocol import MOST_DRAWS, Draws
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
@@ -37,9 +39,9 @@ class Request:
     folds: tuple[int, ...] = tuple(range(10))
     """Which folds of each repeat."""
     repeats: int = 1
-    """How often all folds are run, each time with the subjects shuffled anew."""
+    """How often all folds are run, each time with the subjects shuffled anew; or how many draws."""
     seed: int = 0
-    """Of the first repeat; each later one takes the next."""
+    """Of the first repeat; each later one takes the next. Draw k takes this and k."""
 
     @classmethod
     def of_names(
@@ -58,7 +60,7 @@ class Request:
             rows: names of rows, or "main", "table3", "control", "bounds", "beyond", "readings".
             measures: names of measures, or "all".
             folds: which folds; all if none is named.
-            repeats: how often they are run.
+            repeats: how often they are run, or how many draws there are.
             seed: of the first repeat.
 
         Raises:
@@ -76,8 +78,10 @@ class Request:
             check_known("row", row, (*groups, *ROWS))
         for measure in measures:
             check_known("measure", measure, ("all", *MEASURES))
-        if not 1 <= repeats <= MOST_REPEATS:
-            raise DrferError(f"{repeats} repeats cannot be run; give 1 to {MOST_REPEATS}")
+        drawn = isinstance(preset.protocol, Draws)
+        most, unit = (MOST_DRAWS, "draws") if drawn else (MOST_REPEATS, "repeats")
+        if not 1 <= repeats <= most:
+            raise DrferError(f"{repeats} {unit} cannot be run; give 1 to {most}")
         rows = tuple(dict.fromkeys(name for row in rows for name in groups.get(row, (row,))))
         measures = tuple(MEASURES) if "all" in measures else tuple(dict.fromkeys(measures))
         folds = tuple(sorted(set(folds))) or tuple(range(preset.protocol.folds))
@@ -89,10 +93,11 @@ class Request:
         return replace(request, preset=replace(preset, precision=precision))
 
     def runs(self) -> list[Run]:
-        """Return DrFER itself on every fold of every repeat."""
+        """Return DrFER itself on every fold of every repeat, or in every draw."""
+        first = self.preset.protocol.first_repeat
         return [
             Run(self.preset, fold, self.seed + repeat, repeat)
-            for repeat in range(self.repeats)
+            for repeat in range(first, first + self.repeats)
             for fold in self.folds
         ]
 
@@ -110,8 +115,8 @@ class Job:
     parents: tuple[str, ...]
     """Names of the results that it starts from."""
 
-    def do(self, faces: FaceSet, store: Store) -> None:
-        """Make the result, unless the store has it."""
+    def do(self, faces: FaceSet | DrawFaces, store: Store) -> None:
+        """Make the result from the run's faces, unless the store has it."""
         experiment = Experiment(self.run, faces, store)
         if self.what in MEASURES:
             experiment.measure(self.what)
@@ -124,12 +129,12 @@ class Job:
         return self.run.posed or (self.what in MEASURES and MEASURES[self.what].poses)
 
 
-def plan(request: Request, faces: FaceSet, store: Store) -> dict[str, Job]:
+def plan(request: Request, faces: FaceSet | DrawFaces, store: Store) -> dict[str, Job]:
     """Return all jobs of an evaluation by the names of their results, parents before children.
 
     Args:
         request: what is to be run.
-        faces: on which scans.
+        faces: on which scans; of draws, those of any draw.
         store: where results will be.
 
     Raises:
@@ -143,14 +148,15 @@ def plan(request: Request, faces: FaceSet, store: Store) -> dict[str, Job]:
                 "it in the list of stages"
             )
     for number, run in enumerate(request.runs()):
+        of_run = faces_of(faces, run)
         for row in request.rows:
-            experiment = Experiment(run.change(ROWS[row]), faces, store)
+            experiment = Experiment(run.change(ROWS[row]), of_run, store)
             _add_stage(jobs, experiment, ROWS[row].stage)
         for what in request.measures:
             if MEASURES[what].once and number > 0:
                 continue
             for measured in measured_runs(what, run):
-                _add_measure(jobs, Experiment(measured, faces, store), what)
+                _add_measure(jobs, Experiment(measured, of_run, store), what)
     return jobs
 
 

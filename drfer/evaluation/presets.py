@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from drfer.evaluation.protocol import Protocol
+from drfer.evaluation.protocol import Draws, Protocol
 from drfer.models.branch import ModelSizes
 from drfer.models.pointnet2 import EncoderSizes, SetAbstractionSizes
 from drfer.training.stages import Schedule, Stage
@@ -19,8 +19,10 @@ class Preset:
     """How the command line calls it."""
     sizes: ModelSizes
     """Widths of all layers, and the number of points of a cloud."""
-    protocol: Protocol = Protocol()
+    protocol: Protocol | Draws = Protocol()
     """Who is trained on and who is tested."""
+    draws: Draws = Draws()
+    """The protocol instead, if draws are asked for."""
     length: str = "paper"
     """Which of a stage's numbers of epochs is taken: "paper", "classroom", "short" or "smoke"."""
     dataset_subjects: int = 100
@@ -79,7 +81,12 @@ PRESETS: dict[str, Preset] = {
     "classroom": Preset("classroom", _CLASSROOM, length="classroom"),
     "short": Preset("short", _CLASSROOM, length="short"),
     "smoke": Preset(
-        "smoke", _SMOKE, Protocol(subjects=12, folds=4), length="smoke", dataset_subjects=12
+        "smoke",
+        _SMOKE,
+        Protocol(subjects=12, folds=4),
+        Draws(train_subjects=9, test_subjects=6, measured_subjects=4),
+        length="smoke",
+        dataset_subjects=12,
     ),
 }
 """The paper's sizes; a quarter of them, for two cores; the same far from convergence, for a first

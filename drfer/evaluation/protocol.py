@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,14 @@ LISTS = Path(__file__).with_name("folds.json")
 """Which subjects are drawn, and the orders that are cut into folds, as indices of subjects, for draw
 seed 0 and the sizes of the paper's databases. They are a file because numpy may change what a seed
 gives; `python -m tools.make_folds` wrote it."""
+
+
+MOST_DRAWS = 99
+"""Populations 1 to 99 of the open faces are trained on; those from 100 on are tested."""
+MOST_TRAIN_SUBJECTS = 100
+"""As many as a population has."""
+FEWEST_TRAIN_SUBJECTS = 9
+"""As many as a fold of the smallest preset has."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,87 @@ class Protocol:
     """Draws the subjects and shuffles them."""
     redraw: bool = False
     """Whether each repeat draws its subjects anew, which is the other mode found in the field."""
+
+    unit: ClassVar[str] = "fold"
+    """What is trained and tested once."""
+    first_repeat: ClassVar[int] = 0
+
+    @property
+    def overlap(self) -> float:
+        """The share of test to training scans, which says how much training sets overlap."""
+        return 1 / (self.folds - 1)
+
+    @property
+    def suffix(self) -> str:
+        """What the name of an evaluation's folder says of it."""
+        return "-redrawn" if self.redraw else ""
+
+    @property
+    def note(self) -> str:
+        """What a caption says of it."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Each draw trains on a population of its own, and all are tested on the same subjects.
+
+    Draw k trains on the first subjects of population k of the open faces, women and men in the
+    population's shares. So training sets have nobody in common, and what draws give is independent
+    but for the test subjects. In results, a draw is repeat k with the one fold 0.
+    """
+
+    train_subjects: int = 54
+    """How many subjects a draw trains on: as many as a fold of the paper."""
+    test_subjects: int = 300
+    """How many subjects all draws are tested on, of populations 100 and on."""
+    measured_subjects: int = 60
+    """Of how many of these measures are taken; accuracy is of all."""
+    intensities: tuple[int, ...] = (3, 4)
+    """Which intensities of each expression are used: the two highest ones."""
+    kind: str = "draws"
+    """Tells it from a `Protocol` where only the fields are written."""
+
+    folds: ClassVar[int] = 1
+    unit: ClassVar[str] = "draw"
+    first_repeat: ClassVar[int] = 1
+    overlap: ClassVar[float] = 0.0
+    """No training subject is in two draws."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of subjects that cannot be."""
+        if not FEWEST_TRAIN_SUBJECTS <= self.train_subjects <= MOST_TRAIN_SUBJECTS:
+            raise DrferError(
+                f"a draw cannot train on {self.train_subjects} subjects; give --train-subjects "
+                f"{FEWEST_TRAIN_SUBJECTS} to {MOST_TRAIN_SUBJECTS}"
+            )
+        if not 2 <= self.measured_subjects < self.test_subjects:
+            raise DrferError(
+                f"{self.measured_subjects} of {self.test_subjects} test subjects cannot be "
+                "measured; it must be fewer than all, and at least 2"
+            )
+
+    @property
+    def suffix(self) -> str:
+        """What the name of an evaluation's folder says of it."""
+        usual = self.train_subjects == type(self).train_subjects
+        return "-draws" if usual else f"-draws-{self.train_subjects}"
+
+    @property
+    def note(self) -> str:
+        """What a caption says of it."""
+        return f", draws of {self.train_subjects} training subjects"
+
+
+def protocol_of(fields: dict) -> Protocol | Draws:
+    """Return the protocol of which `asdict` gave these fields, as JSON keeps them.
+
+    Raises:
+        TypeError: there are other fields.
+        DrferError: the numbers cannot be.
+    """
+    kind = Draws if fields.get("kind") == Draws.kind else Protocol
+    return kind(**{**fields, "intensities": tuple(fields["intensities"])})
 
 
 def drawn_subjects(available: list[str], protocol: Protocol, repeat: int = 0) -> list[str]:
@@ -72,7 +162,7 @@ def folds(subjects: list[str], protocol: Protocol, repeat: int = 0) -> list[list
     return [[subjects[number] for number in part] for part in parts]
 
 
-def protocol_keys(subjects: list[str], protocol: Protocol) -> list[ScanKey]:
+def protocol_keys(subjects: list[str], protocol: Protocol | Draws) -> list[ScanKey]:
     """Return the scans that the protocol uses of some subjects.
 
     These are the neutral scans, which serve as targets only, and the expressive ones to classify.

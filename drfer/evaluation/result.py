@@ -19,7 +19,7 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.common.files import written_whole
-from drfer.evaluation.protocol import Protocol
+from drfer.evaluation.protocol import Draws, Protocol, protocol_of
 from drfer.evaluation.result_format import FORMAT, parse_result, parse_samples, position_of
 from drfer.evaluation.rows import ROWS
 
@@ -39,8 +39,8 @@ class Result:
     Attributes:
         heading: what was evaluated: "dataset", "data hash", "preset", "precision", "seed",
             "protocol", "expressions", "poses". Without it, a dataset that was not evaluated.
-        entries: by name. Each has "kind" (such as "test", or a measure's name), "repeat", "fold",
-            and "result", the name of what the store has of it; the rest depends on its kind.
+        entries: by name. Each has "kind" (such as "test", or a measure's name), "repeat", "fold"
+            (of a draw its number, and 0), and "result", the name of what the store has of it; the rest depends on its kind.
         samples: arrays for pictures, by name; empty if they were not asked for.
     """
 
@@ -91,10 +91,9 @@ class Result:
         return sorted({(entry["repeat"], entry["fold"]) for entry in self.entries.values()})
 
     @cached_property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> Protocol | Draws:
         """The protocol of the evaluation."""
-        fields = self.heading["protocol"]
-        return Protocol(**{**fields, "intensities": tuple(fields["intensities"])})
+        return protocol_of(self.heading["protocol"])
 
     @property
     def _sampled(self) -> tuple[int, int]:
@@ -110,10 +109,7 @@ class Result:
     def name(self) -> str:
         """The name of the evaluation's folder."""
         return folder_name(
-            self.dataset,
-            self.heading["preset"],
-            self.heading["protocol"]["redraw"],
-            self.heading["seed"],
+            self.dataset, self.heading["preset"], self.protocol, self.heading["seed"]
         )
 
     @property
@@ -121,13 +117,14 @@ class Result:
         """How tables and figures call the evaluation."""
         dataset = TITLES.get(self.dataset, self.dataset)
         preset = self.heading.get("preset")
-        return f"{dataset}, {preset}" if preset else dataset
+        return f"{dataset}, {preset}{self.protocol.note}" if preset else dataset
 
     @property
     def caption(self) -> str:
         """What every figure says of its origin."""
         seed, data = self.heading["seed"], self.heading["data hash"][:8]
-        return f"{self.title} preset, seed {seed}, data {data}"
+        dataset, preset = TITLES.get(self.dataset, self.dataset), self.heading["preset"]
+        return f"{dataset}, {preset} preset{self.protocol.note}, seed {seed}, data {data}"
 
     def save(self, folder: Path) -> None:
         """Write result.json, and samples.npz if there are samples.
@@ -142,9 +139,9 @@ class Result:
                 np.savez_compressed(target, **dict(sorted(self.samples.items())))
 
 
-def folder_name(dataset: str, preset: str, redraw: bool = False, seed: int = 0) -> str:
+def folder_name(dataset: str, preset: str, protocol: Protocol | Draws, seed: int) -> str:
     """Return the name of an evaluation's folder."""
-    return f"{dataset}-{preset}{'-redrawn' if redraw else ''}{f'-seed{seed}' if seed else ''}"
+    return f"{dataset}-{preset}{protocol.suffix}{f'-seed{seed}' if seed else ''}"
 
 
 def load_results(folder: Path) -> list[Result]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.measures import MEASURES
-from drfer.evaluation.protocol import Protocol
+from drfer.evaluation.protocol import MOST_DRAWS, Draws, Protocol, protocol_of
 from drfer.evaluation.rows import ROWS
 from drfer.training.stages import STAGES
 
@@ -56,10 +56,12 @@ def parse_result(text: str) -> tuple[dict, dict[str, dict]]:
     if content["format"] != FORMAT:
         raise ValueError(f"it has format {content['format']!r}, not {FORMAT}")
     heading, entries = content["heading"], content["entries"]
-    _check_heading(heading)
+    protocol = _check_heading(heading)
     for entry in entries.values():
         _require(_is_count(entry["repeat"]) and _is_count(entry["fold"]), "an entry has no fold")
-        _require(entry["fold"] < heading["protocol"]["folds"], "there is no such fold")
+        _require(entry["fold"] < protocol.folds, "there is no such fold")
+        drawn = not isinstance(protocol, Draws) or 1 <= entry["repeat"] <= MOST_DRAWS
+        _require(drawn, "there is no such draw")
         _require(isinstance(entry["result"], str), "an entry names no result")
         _check_of(entry["kind"])(entry, len(heading["poses"]))
     _require(len(set(map(position_of, entries.values()))) == len(entries), "entries repeat")
@@ -114,7 +116,7 @@ def parse_samples(content: bytes, poses: int) -> dict[str, np.ndarray]:
     return samples
 
 
-def _check_heading(heading: dict) -> None:
+def _check_heading(heading: dict) -> Protocol | Draws:
     _require(heading.keys() == set(HEADING), "its heading says more or less")
     for name in ("dataset", "preset"):  # folders are named by them
         _require(re.fullmatch(r"[\w-]+", heading[name]), f"its {name} is no name")
@@ -122,20 +124,28 @@ def _check_heading(heading: dict) -> None:
     _require(all(isinstance(text, str) for text in texts), "a text in its heading is none")
     _require(_is_count(heading["seed"]), "its seed is no number")
     _require(heading["expressions"] == list(EXPRESSIONS), "its expressions are others")
-    _check_protocol(heading["protocol"])
+    protocol = _checked_protocol(heading["protocol"])
     _require(isinstance(heading["poses"], list), "its poses are missing")
     for axis, degrees in heading["poses"]:
         _require(axis in ("frontal", "yaw", "pitch"), "a pose has no axis")
         _require(_is_count(abs(degrees)) and abs(degrees) <= 180, "a pose has no angle")
+    return protocol
 
 
-def _check_protocol(fields: dict) -> None:
-    Protocol(**fields)  # refuses unknown fields
+def _checked_protocol(fields: dict) -> Protocol | Draws:
     _require(isinstance(fields["intensities"], list), "its protocol has no intensities")
+    protocol = protocol_of(fields)  # refuses unknown fields
+    if isinstance(protocol, Draws):
+        counts = [fields[f"{of}_subjects"] for of in ("train", "test", "measured")]
+        _require(
+            all(map(_is_count, [*counts, *fields["intensities"]])), "its draws have no numbers"
+        )
+        return protocol
     counts = [fields["subjects"], fields["folds"], fields["draw_seed"], *fields["intensities"]]
     _require(all(map(_is_count, counts)), "its protocol has no numbers")
     _require(2 <= fields["folds"] <= fields["subjects"], "its protocol has no folds")
     _require(isinstance(fields["redraw"], bool), "its protocol redraws neither yes nor no")
+    return protocol
 
 
 def _check_fold(entry: dict, poses: int) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from drfer.common.device import has_bfloat16
 from drfer.common.errors import DrferError
 from drfer.evaluation.presets import Preset
-from drfer.evaluation.protocol import drawn_subjects, folds
+from drfer.evaluation.protocol import Draws, drawn_subjects, folds
 from drfer.evaluation.rows import Row
 from drfer.models.branch import ModelSizes
 from drfer.preprocessing.faceset import FaceSet
 from drfer.training.data import DataSettings
 from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Schedule, Stage
+
+if TYPE_CHECKING:
+    from drfer.evaluation.draws import DrawFaces
 
 LARGEST_SEED = 2**31 - 1
 """What torch, numpy and scikit-learn all take."""
@@ -30,7 +34,7 @@ class Run:
     seed: int = 0
     """Of weights, batches and augmentation."""
     repeat: int = 0
-    """Which repeat of the protocol it is; each has folds of its own."""
+    """Which repeat of the protocol it is; each has folds of its own. Or which draw."""
     losses: LossSettings = LossSettings()
     """Which loss terms there are."""
     data: DataSettings = DataSettings()
@@ -63,12 +67,21 @@ class Run:
             data=replace(self.data, **row.data),
         )
 
-    def split(self, faces: FaceSet) -> tuple[list[str], list[str]]:
+    def split(self, faces: FaceSet | DrawFaces) -> tuple[list[str], list[str]]:
         """Return the training subjects and the test subjects."""
         protocol = self.preset.protocol
+        if isinstance(protocol, Draws):
+            return faces.train_subjects, faces.test_subjects
         subjects = drawn_subjects(faces.subjects, protocol, self.repeat)
         tested = folds(subjects, protocol, self.repeat)[self.fold]
         return sorted(set(subjects) - set(tested)), tested
+
+    @property
+    def place(self) -> str:
+        """Which part of the protocol it is, in words."""
+        if isinstance(self.preset.protocol, Draws):
+            return f"draw {self.repeat}"
+        return f"fold {self.fold}, repeat {self.repeat}"
 
     @property
     def precision(self) -> str:

@@ -1,4 +1,4 @@
-"""Statistics over folds and repeats: accuracy, confusion, and intervals that respect the overlap of folds.
+"""Statistics over folds, repeats or draws: accuracy, confusion, and intervals that respect overlap.
 
 Built in notebook 06.
 """
@@ -13,7 +13,7 @@ from scipy.special import stdtrit  # Student's t without scipy.stats, which take
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
-from drfer.evaluation.protocol import Protocol
+from drfer.evaluation.protocol import Draws, Protocol
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Summary:
     confusion: np.ndarray
 
 
-def summarise(entries: Sequence[dict], protocol: Protocol) -> Summary:
+def summarise(entries: Sequence[dict], protocol: Protocol | Draws) -> Summary:
     """Return the summary of entries that have repeat, fold, truth and predicted.
 
     Args:
@@ -70,7 +70,7 @@ def summarise(entries: Sequence[dict], protocol: Protocol) -> Summary:
 
 
 def paired_difference(
-    entries: Sequence[dict], others: Sequence[dict], protocol: Protocol
+    entries: Sequence[dict], others: Sequence[dict], protocol: Protocol | Draws
 ) -> tuple[float, float | None, float | None, int]:
     """Compare two rows fold by fold.
 
@@ -101,21 +101,22 @@ def accuracy_by_fold(entries: Sequence[dict]) -> dict[tuple[int, int], float]:
 
 
 def corrected_interval(
-    values: np.ndarray, protocol: Protocol
+    values: np.ndarray, protocol: Protocol | Draws
 ) -> tuple[float, float] | tuple[None, None]:
     """Return the 95 % interval of a mean over folds and repeats; (None, None) for a single value.
 
     The training sets of the folds overlap, so that the variance of the mean over J folds is not
     s^2 / J but s^2 (1 / J + test share / training share) (Nadeau and Bengio 2003, "Inference for
-    the generalization error", section 3).
+    the generalization error", section 3). Those of draws do not, and theirs is the interval of
+    Student's t.
 
     Args:
-        values: one for each fold of each repeat, shape (J,).
-        protocol: its number of folds gives the two shares.
+        values: one for each fold of each repeat, or for each draw, shape (J,).
+        protocol: says how much they overlap.
     """
     if len(values) < 2:
         return None, None
-    spread = values.std(ddof=1) * np.sqrt(1 / len(values) + 1 / (protocol.folds - 1))
+    spread = values.std(ddof=1) * np.sqrt(1 / len(values) + protocol.overlap)
     reach = stdtrit(len(values) - 1, 0.975) * spread
     return float(values.mean() - reach), float(values.mean() + reach)
 

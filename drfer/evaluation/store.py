@@ -26,6 +26,8 @@ from drfer.common.files import written_whole
 
 CHECKSUMS = "SHA256SUMS"
 """As `sha256sum --check` reads them."""
+WEIGHTS = "weights.safetensors"
+RECORD = "record.json"
 
 
 class Store:
@@ -42,19 +44,21 @@ class Store:
         (self.root / ".writable").unlink(missing_ok=True)  # another process may try the same
 
     def load(self, name: str) -> tuple[dict[str, Tensor], dict] | None:
-        """Return tensors and record of a finished result, or None if it is not there.
+        """Return tensors and record of a finished result, or None if it has none, or not any more.
 
         A damaged result is reported and removed, since it can be made again.
 
         Raises:
             DrferError: the files cannot be read, which says nothing against the result.
         """
-        files = self._read(name, "weights.safetensors", "record.json")
+        if self._is_record_alone(name):
+            return None
+        files = self._read(name, WEIGHTS, RECORD)
         return files and (tensors_of(files[0]), json.loads(files[1]))
 
     def record(self, name: str) -> dict | None:
         """Return the record alone, which is quick."""
-        files = self._read(name, "record.json")
+        files = self._read(name, RECORD)
         return files and json.loads(files[0])
 
     def save(self, name: str, tensors: dict[str, Tensor], record: dict) -> None:
@@ -63,15 +67,30 @@ class Store:
         Raises:
             DrferError: the folder cannot be written.
         """
-        files = {"weights.safetensors": _bytes(tensors), "record.json": json.dumps(record).encode()}
+        files = {WEIGHTS: _bytes(tensors), RECORD: json.dumps(record).encode()}
         sums = [f"{_digest(content)}  {file}\n" for file, content in files.items()]
         files[CHECKSUMS] = "".join(sums).encode()
         with written_whole(self.root / name) as folder:
             folder.mkdir()
             for file, content in files.items():
                 (folder / file).write_bytes(content)
+            if self._is_record_alone(name):
+                _remove(self.root / name)
         for left in (self._checkpoint(name), self._failure(name)):
             _remove(left)
+
+    def drop_tensors(self, name: str) -> None:
+        """Keep a result's record alone: it still counts as done, and its tensors' disk is free.
+
+        Raises:
+            DrferError: the folder cannot be written.
+        """
+        folder = self.root / name
+        if not (folder / WEIGHTS).exists() or self.record(name) is None:
+            return
+        with written_whole(folder / CHECKSUMS) as target:
+            target.write_text(f"{_digest((folder / RECORD).read_bytes())}  {RECORD}\n")
+        _remove(folder / WEIGHTS)
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict] | None:
         """Return the state of an interrupted training as `save_checkpoint` got it, or None.
@@ -154,6 +173,13 @@ class Store:
             return False
         lock.release()
         return False
+
+    def _is_record_alone(self, name: str) -> bool:
+        try:
+            lines = (self.root / name / CHECKSUMS).read_text().splitlines()
+        except (OSError, UnicodeDecodeError):
+            return False
+        return [line.split()[1:] for line in lines] == [[RECORD]]
 
     def _read(self, name: str, *wanted: str) -> list[bytes] | None:
         folder = self.root / name

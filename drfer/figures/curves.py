@@ -26,7 +26,7 @@ from drfer.figures.style import (
     look,
     sheet,
 )
-from drfer.figures.tables import statistic
+from drfer.figures.tables import counted, statistic
 from drfer.training.stages import STAGES
 
 AFTER_EACH_STAGE = (BASELINE, "stage i + ii", METHOD)
@@ -76,7 +76,7 @@ def _rows_by_fold(axis: Axes, result: Result) -> None:
         beside = {"xytext": (10, 6), "textcoords": "offset points", "size": NORMAL}
         axis.annotate(f"{mean:.1f}", (x, mean), color=colour, **beside)
     axis.set_xticks(range(len(rows)), rows)
-    axis.set_xlabel(f"{len(common)} folds; bars: 95 % interval of the mean")
+    axis.set_xlabel(f"{len(common)} {result.protocol.unit}s; bars: 95 % interval of the mean")
     axis.set(ylabel="accuracy on unseen subjects, %", xlim=(-0.4, max(len(rows), 1) - 0.4))
     axis.grid(axis="y", linewidth=0.3)
 
@@ -101,7 +101,7 @@ def _pose_curves(axis: Axes, result: Result, setting: str) -> None:
     counts = []
     for row, name, style in ((METHOD, "DrFER", "-o"), (BASELINE, "baseline", "--s")):
         folds = result.select("pose", setting=setting, row=row)
-        counts.append(f"{name}: {f'{len(folds)} folds' if folds else NOT_RUN}")
+        counts.append(f"{name}: {f'{len(folds)} {result.protocol.unit}s' if folds else NOT_RUN}")
         for rotation, colour in (("pitch", BLUE), ("yaw", VERMILION)):
             poses = rotations(result, rotation) if folds else []
             points = [(angle, *_accuracy_of_pose(result, folds, pose)) for angle, pose in poses]
@@ -191,7 +191,7 @@ def confusion_matrices(result: Result) -> Figure:
     figure, axes = sheet(1, len(rows), (4.3 * len(rows), 5.1))
     for axis, row in zip(axes.flat, rows):
         found = summarise(result.tests(row), result.protocol)
-        folds = f"{found.folds} fold{'s' if found.folds > 1 else ''}"
+        folds = counted(found.folds, result.protocol.unit)
         _confusion_matrix(axis, found.confusion)
         axis.set_title(f"{row}: {found.mean:.1f} % ({folds})", size=10)
     axes.flat[0].set_ylabel("true expression (% of its scans)")

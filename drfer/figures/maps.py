@@ -115,14 +115,15 @@ def feature_maps(results: list[Result]) -> Figure:
         for axis, (row, title) in zip(axes[0], rows):
             entries = result.select("features", row=row)
             first = min(entries, key=lambda entry: (entry["repeat"], entry["fold"]), default=None)
-            _feature_map(axis, title, first)
+            _feature_map(axis, title, first, result.protocol.unit)
         axes[0, -1].legend(fontsize=SMALL, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _feature_map(axis: Axes, title: str, entry: dict | None) -> None:
+def _feature_map(axis: Axes, title: str, entry: dict | None, unit: str) -> None:
     if entry:
-        title += f", repeat {entry['repeat']}, fold {entry['fold']}\n"
+        fold = f", fold {entry['fold']}" if unit == "fold" else ""
+        title += f", {'repeat' if fold else unit} {entry['repeat']}{fold}\n"
         title += f"silhouette {entry['silhouette']:.2f}, 5-NN purity {entry['purity']:.2f}"
     else:
         axis.text(0.5, 0.5, NOT_RUN, transform=axis.transAxes, ha="center")

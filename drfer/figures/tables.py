@@ -14,6 +14,7 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import TITLES, Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.statistics import paired_difference, summarise
@@ -57,9 +58,9 @@ def accuracy_table(result: Result) -> list[str]:
     lines = [f"Accuracy in % ({_escaped(result.caption)})", "", *_markdown(head, rows), ""]
     folds = {(entry["repeat"], entry["fold"]): entry for entry in result.select("test")}
     if len(folds) == 1:
-        scans = len(next(iter(folds.values()))["truth"])
-        lines.append(f"One fold, one seed: of {scans} scans, one is {100 / scans:.1f} points.")
-    return [*lines, "The columns are of different data."]
+        scans, unit = len(next(iter(folds.values()))["truth"]), result.protocol.unit
+        lines.append(f"One {unit}, one seed: of {scans} scans, one is {100 / scans:.1f} points.")
+    return [*lines, *_of_draws(result), "The columns are of different data."]
 
 
 def statistic(result: Result, entries: list[dict]) -> tuple[float, float]:
@@ -67,10 +68,10 @@ def statistic(result: Result, entries: list[dict]) -> tuple[float, float]:
 
     Args:
         result: where the entries are from; its protocol says how much the folds overlap.
-        entries: one for each fold of each repeat, with "truth" and "predicted".
+        entries: one for each fold of each repeat, or for each draw, with "truth" and "predicted".
 
     Returns:
-        The mean, and half the width of its corrected interval (nan of a single fold).
+        The mean, and half the width of its interval (nan of a single fold or draw).
     """
     found = summarise(entries, result.protocol)
     return found.mean, np.nan if found.low is None else found.mean - found.low
@@ -138,7 +139,7 @@ def _beside_the_method(
 
 
 def _measured(kind: str, title: str, results: list[Result]) -> list[str]:
-    """Mean over folds of every number that the evaluations have in entries of a kind."""
+    """Mean over folds or draws of every number that the evaluations have in entries of a kind."""
     entries = [result.select(kind) for result in results]
     columns = [_means([dict(_numbers(entry["measured"])) for entry in each]) for each in entries]
     names = list(dict.fromkeys(name for column in columns for name in column))
@@ -148,8 +149,9 @@ def _measured(kind: str, title: str, results: list[Result]) -> list[str]:
         for name in names
     ]
     rows = rows or [[kind, *(NOT_RUN for _ in columns)]]
-    folds = "".join(f"; {r.title}: {len(each)}" for r, each in zip(results, entries) if each)
-    title = f"{title}. Means over folds, without intervals{_escaped(folds)}."
+    counts = "".join(f"; {r.title}: {len(each)}" for r, each in zip(results, entries) if each)
+    units = " or ".join(dict.fromkeys(f"{_unit(result)}s" for result in results))
+    title = f"{title}. Means over {units}, without intervals{_escaped(counts)}."
     table = _markdown(["measure", *_columns(results)], rows)
     return [title, "", *table, "", *_origins(results)]
 
@@ -171,12 +173,12 @@ def _means(entries: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _cell(result: Result, row: str) -> str:
-    """Mean, interval if there is one, and folds; every table takes them from here."""
+    """Mean, interval if there is one, and folds or draws; every table takes them from here."""
     entries = result.tests(row)
     if not entries:
         return NOT_RUN
     mean, half_width = statistic(result, entries)
-    return f"{mean:.2f}{_plus_minus(half_width, len(entries))}"
+    return f"{mean:.2f}{_plus_minus(half_width, len(entries), _unit(result))}"
 
 
 def _lead(result: Result, row: str) -> str:
@@ -189,13 +191,23 @@ def _lead(result: Result, row: str) -> str:
         )
     except DrferError:
         return ""
-    return f"{mean:+.2f}{_plus_minus(np.nan if low is None else mean - low, folds)}"
+    half_width = np.nan if low is None else mean - low
+    return f"{mean:+.2f}{_plus_minus(half_width, folds, _unit(result))}"
 
 
-def _plus_minus(half_width: float, folds: int) -> str:
-    """An interval, which says nothing of fewer than three folds, and their number."""
-    interval = "" if folds < 3 else f" ± {half_width:.2f}"
-    return f"{interval} ({folds} fold{'s' if folds > 1 else ''})"
+def _plus_minus(half_width: float, count: int, unit: str) -> str:
+    """An interval, which says nothing of fewer than three folds or draws, and their number."""
+    interval = "" if count < 3 else f" ± {half_width:.2f}"
+    return f"{interval} ({counted(count, unit)})"
+
+
+def counted(count: int, unit: str) -> str:
+    """Return a number of things, such as "1 fold" or "20 draws"."""
+    return f"{count} {unit}{'s' if count > 1 else ''}"
+
+
+def _unit(result: Result) -> str:
+    return result.protocol.unit if result.entries else "fold"
 
 
 def _gain(result: Result) -> list[str]:
@@ -203,15 +215,15 @@ def _gain(result: Result) -> list[str]:
     lead = _lead(result, BASELINE)
     if not lead:
         return []
-    lines = [f"{_escaped(result.title)}: DrFER less its baseline, fold by fold: {lead} points."]
+    unit = _unit(result)
+    lines = [f"{_escaped(result.title)}: DrFER less its baseline, {unit} by {unit}: {lead} points."]
     for row in (BASELINE, METHOD):
         found = summarise(result.tests(row), result.protocol)
         recall = ", ".join(f"{name} {value:.0f}" for name, value in zip(EXPRESSIONS, found.recall))
         lines.append(f"Recall after {row}, %: {recall}.")
         if found.deviation is not None:
-            lines.append(
-                f"Standard deviation over {found.repeats} repeats of {row}: {found.deviation:.2f}."
-            )
+            of = counted(found.repeats, "draw" if unit == "draw" else "repeat")
+            lines.append(f"Standard deviation over {of} of {row}: {found.deviation:.2f}.")
     return ["", *(f"- {line}" for line in lines)]
 
 
@@ -227,9 +239,24 @@ def _columns(results: list[Result]) -> list[str]:
 
 def _origins(results: list[Result]) -> list[str]:
     """What each column is of."""
-    return [
+    lines = [
         f"- {_escaped(result.caption if result.entries else f'{result.title}: {NOT_RUN}')}"
         for result in results
+    ]
+    notes = dict.fromkeys(note for result in results for note in _of_draws(result))
+    return [*lines, *(f"- {note}" for note in notes)]
+
+
+def _of_draws(result: Result) -> list[str]:
+    """What a draw is, if the evaluation has draws."""
+    if not result.entries or not isinstance(result.protocol, Draws):
+        return []
+    draws = result.protocol
+    return [
+        f"Each draw trains on {draws.train_subjects} subjects of a population of its own, and all "
+        f"are tested on the same {draws.test_subjects} subjects of others (measures: on "
+        f"{draws.measured_subjects} of them). ± is Student's interval over draws; it needs no "
+        "correction for overlap."
     ]
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from drfer.common.errors import DrferError
-from drfer.common.files import cached_arrays, digest_of
+from drfer.common.files import CacheFile, cached_arrays, digest_of
 from drfer.common.parallel import map_on_all_cores
 from drfer.datasets import Dataset
 from drfer.datasets.scan import ScanKey
@@ -75,7 +75,7 @@ def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Setti
         raise DrferError(f"there is no scan of {dataset.name} to preprocess")
     determined_by = _determined_by(dataset, keys, settings)
     arrays = cached_arrays(
-        f"faceset-{dataset.name}", determined_by, lambda: _preprocess_all(dataset, keys, settings)
+        _file_name(dataset), determined_by, lambda: _preprocess_all(dataset, keys, settings)
     )
     if arrays["doubtful"].any():
         _warn(dataset, [key for key, doubtful in zip(keys, arrays["doubtful"]) if doubtful])
@@ -91,6 +91,19 @@ def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Setti
         settings=settings,
         dataset=dataset,
     )
+
+
+def cache_file(dataset: Dataset, keys: list[ScanKey], settings: Settings = Settings()) -> CacheFile:
+    """Return the file of a face set in the cache; its digest is the set's hash.
+
+    Both are known before the set is made.
+    """
+    digest = digest_of(_determined_by(dataset, keys, settings))
+    return CacheFile(_file_name(dataset), digest)
+
+
+def _file_name(dataset: Dataset) -> str:
+    return f"faceset-{dataset.name}"
 
 
 def _determined_by(dataset: Dataset, keys: list[ScanKey], settings: Settings) -> list:

@@ -13,7 +13,7 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from drfer.common.errors import DrferError
-from drfer.common.files import cached_arrays, digest_of
+from drfer.common.files import CacheFile, cached_arrays, digest_of
 from drfer.common.parallel import map_on_all_cores
 from drfer.datasets import Dataset
 from drfer.datasets.scan import NEUTRAL, ScanKey
@@ -142,14 +142,19 @@ def pose_faces(faces: FaceSet) -> PosedFaces:
         clouds, left = (np.stack(part) for part in zip(*done))
         return {"clouds": clouds, "left": left}
 
-    arrays = cached_arrays(f"poses-{dataset.name}", _determined_by(faces), turn_all)
+    arrays = cached_arrays(_file_name(dataset), _determined_by(faces.hash), turn_all)
     clouds = _in_frame(arrays["clouds"], faces.settings)
     return PosedFaces(keys, clouds, arrays["left"], poses_hash(faces))
 
 
 def poses_hash(faces: FaceSet) -> str:
     """Return the hash of all that determines `pose_faces`."""
-    return digest_of(_determined_by(faces))
+    return digest_of(_determined_by(faces.hash))
+
+
+def cache_file(dataset: Dataset, faces_hash: str) -> CacheFile:
+    """Return the file of turned faces in the cache, of a face set of some hash."""
+    return CacheFile(_file_name(dataset), digest_of(_determined_by(faces_hash)))
 
 
 def pose_scan(faces: FaceSet, key: ScanKey) -> tuple[np.ndarray, np.ndarray]:
@@ -173,9 +178,13 @@ def _dataset_of(faces: FaceSet) -> Dataset:
     return faces.dataset
 
 
-def _determined_by(faces: FaceSet) -> list:
+def _file_name(dataset: Dataset) -> str:
+    return f"poses-{dataset.name}"
+
+
+def _determined_by(faces_hash: str) -> list:
     constants = [VERSION, CAMERA_DISTANCE, RADIUS_EXPONENT, STORED_UNIT]
-    return [faces.hash, constants, [asdict(pose) for pose in POSES]]
+    return [faces_hash, constants, [asdict(pose) for pose in POSES]]
 
 
 def _in_all_poses(

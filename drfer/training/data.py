@@ -134,9 +134,7 @@ class FoldData:
         self.settings = settings
         self.subjects = sorted(train_subjects)
         label, number, neutrals = self._select(faces, test_subjects)
-        clouds = faces.clouds[:, :points]
-        if settings.input == "template":
-            clouds = template_clouds(faces.vertices, faces.missing, points)
+        clouds = input_clouds(faces, points, settings)
         self.clouds = _on_device(clouds)
         self.labels = _on_device(label)
         self.subject_numbers = _on_device(number)
@@ -238,6 +236,13 @@ class FoldData:
     def _at_random_poses(self, members: Tensor, generator: torch.Generator) -> Tensor:
         pose = torch.randint(self.posed.shape[1], (len(members),), generator=generator)
         return sent(self.posed[self.row_in_posed[members], pose], self.clouds.device)
+
+
+def input_clouds(faces: FaceSet, points: int, settings: DataSettings) -> np.ndarray:
+    """Return what the network sees of scans, before augmentation, shape (n, points, 3)."""
+    if settings.input == "template":
+        return template_clouds(faces.vertices, faces.missing, points)
+    return faces.clouds[:, :points]
 
 
 def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator) -> Tensor:

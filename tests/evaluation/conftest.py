@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from driver import TINY, draw_nothing
+from made_up_populations import make_up
 from stored_results import STORED
 
 from drfer.cli import main
@@ -16,6 +17,16 @@ from drfer.training.trainer import Trainer
 def tiny_preset(monkeypatch):
     """The command line's smoke preset has few steps."""
     monkeypatch.setitem(PRESETS, "smoke", TINY)
+
+
+@pytest.fixture
+def made_up_faces(tmp_path, monkeypatch):
+    """Draws are of random numbers and few steps; gives the folder of their cache."""
+    monkeypatch.setenv("DRFER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MADE_UP_FACES", "yes")
+    monkeypatch.setitem(PRESETS, "smoke", TINY)  # so that it is put back
+    make_up(monkeypatch.setattr)
+    return tmp_path / "cache"
 
 
 @pytest.fixture

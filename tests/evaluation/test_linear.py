@@ -45,7 +45,7 @@ def by_loops(experiment, values, there):
 def test_vertices_are_those_of_the_loops(experiment):
     faces = experiment.faces
     expected = by_loops(experiment, faces.vertices, ~faces.missing)
-    assert np.allclose(registered_vertices(experiment), expected, atol=1e-6)
+    assert np.allclose(registered_vertices(faces, experiment.data.train), expected, atol=1e-6)
 
 
 def test_differences_are_those_of_the_loops(experiment):
@@ -54,7 +54,7 @@ def test_differences_are_those_of_the_loops(experiment):
     own = [number_of[f"{key.subject} {NEUTRAL} 0"] for key in faces.keys]
     there = ~faces.missing & ~faces.missing[own]
     expected = by_loops(experiment, faces.vertices - faces.vertices[own], there)
-    assert np.allclose(less_own_neutral(experiment), expected, atol=1e-6)
+    assert np.allclose(less_own_neutral(faces, experiment.data.train), expected, atol=1e-6)
 
 
 def test_nothing_of_the_test_subjects_is_learned(experiment):

@@ -128,6 +128,50 @@ def test_nothing_is_unpickled(finished, monkeypatch):
         file.load()
 
 
+# ------------------------------------------------------------------------------- tensors that go
+
+
+def test_a_result_without_its_tensors_is_still_done(tmp_path, capsys):
+    store = saved(tmp_path)
+    record = store.record(NAME)
+    for _ in range(2):  # once more does no harm
+        store.drop_tensors(NAME)
+        assert {path.name for path in (tmp_path / NAME).iterdir()} == {"record.json", "SHA256SUMS"}
+        assert store.record(NAME) == record
+        assert store.load(NAME) is None
+    assert capsys.readouterr().out == "", "nothing is damaged"
+    subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=tmp_path / NAME, check=True
+    )
+    assert saved(tmp_path).load(NAME)[1] == record, "it can be made again"
+    store.drop_tensors("stage-2")
+    assert not (tmp_path / "stage-2").exists()
+
+
+def test_a_process_that_died_while_it_dropped_tensors_is_made_up_for(tmp_path, monkeypatch):
+    from drfer.evaluation import store as module
+
+    store = saved(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_remove", lambda path: None)  # it dies before this
+        store.drop_tensors(NAME)
+    assert (tmp_path / NAME / "weights.safetensors").exists()
+    assert store.record(NAME) and store.load(NAME) is None
+    store.drop_tensors(NAME)
+    assert not (tmp_path / NAME / "weights.safetensors").exists()
+    assert store.record(NAME)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_record_without_tensors_is_said_and_removed(tmp_path, damage, capsys):
+    store = saved(tmp_path)
+    store.drop_tensors(NAME)
+    damage(tmp_path / NAME / "record.json")
+    assert store.record(NAME) is None
+    assert "is damaged" in capsys.readouterr().out
+    assert not (tmp_path / NAME).exists()
+
+
 # -------------------------------------------------------------------------------------- checkpoints
 
 

@@ -126,7 +126,9 @@ def test_neutral_scans_may_be_a_seventh_class_and_are_never_an_answer(faces):
     assert seven.mean_expression[6].equal(seven.mean_neutral)
     assert next(batches(seven, replace(ONE_BATCH, batch_size=39))).expression.max() == 6
     six = fresh_model(replace(SIZES, points=FEWER), 3, plain.mean_neutral, 0)
-    model = fresh_model(replace(SIZES, points=FEWER), 3, seven.mean_neutral, 0, seven.settings.classes)
+    model = fresh_model(
+        replace(SIZES, points=FEWER), 3, seven.mean_neutral, 0, seven.settings.classes
+    )
     assert six.expression.classifier[-1].out_features == 6
     assert model.expression.classifier[-1].out_features == 7
     assert predict(model, seven.clouds[:4])[1].shape == (4, 6)

@@ -127,7 +127,7 @@ class Anny3DFE:
 
     @property
     def _folder(self) -> str:
-        return f"{self.name}-{VERSION}-{digest_of(self.settings)[:8]}"
+        return folder_name(self.settings)
 
     def at_all_intensities(self, subjects: Sequence[str]) -> Anny3DFE:
         """Return some subjects of this population, at all four intensities."""
@@ -218,6 +218,11 @@ def all_settings(
         "prototypes": {name: asdict(p) for name, p in expressions.PROTOTYPES.items()},
         **json.loads(json.dumps(asdict(faces))),
     }
+
+
+def folder_name(settings: dict) -> str:
+    """Return the name of a population's folder in the cache, by all its settings."""
+    return f"{Anny3DFE.name}-{VERSION}-{digest_of(settings)[:8]}"
 
 
 def subject_names(count: int, female_share: float = Identity.female_share) -> list[str]:
