@@ -3,7 +3,7 @@
 Two samples of one surface have their points some millimetres apart, and two scans of one face end at
 other borders. So points are held against surfaces, and only in the region that scans share.
 
-Built in notebook 09.
+Used in notebook 09.
 """
 
 from __future__ import annotations
