@@ -1,8 +1,9 @@
 """How well expression and identity come apart on a fold's test subjects, in numbers.
 
-The paper shows this in pictures. A mean point distance says nothing alone, since even a perfect face
-has its points elsewhere than its target has. So each error stands beside those of faces that need no
-network, and beside that of the target itself at other points, which is what a perfect answer has.
+The paper shows this in pictures. Here errors are distances from surfaces, in the region that scans
+share: of noise-free faces where the dataset knows them. Each stands beside those of faces that need
+no network, and beside that of the target itself at other points, which is what a perfect answer has.
+The leakage of features stands beside that of the vertices that they are made of.
 
 Built in notebook 09.
 """
@@ -10,27 +11,29 @@ Built in notebook 09.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import Delaunay
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from drfer.datasets.scan import ScanKey
-from drfer.fast.points import farthest_point_order
+from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.evaluation.leakage import leakage, own_neutral, zero_points
+from drfer.evaluation.surface_distance import (
+    Region,
+    Surface,
+    distances,
+    sampled,
+    surface_of_true_face,
+    surface_of_vertices,
+)
+from drfer.evaluation.truth import activations_of, registered_true_faces
 from drfer.models.drfer import DrFER, reorder
-from drfer.models.points import gather, nearest
-from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.faceset import FaceSet
 from drfer.training.data import FoldData
 
-REGULARISATION = 1.0
-"""C of every probe, scikit-learn's default; it was never tuned."""
+PARTS, WHOLE = "stage i + ii", "stage i + ii + iii"
+"""After which stages decoded faces are measured."""
 
 
 def measure(
@@ -50,85 +53,92 @@ def measure(
     """
     subjects = np.array([faces.keys[scan].subject for scan in data.test])
     labels = data.labels[data.test].cpu().numpy()
-    result: dict[str, dict] = {"leakage": {}, "reconstruction, mm": {}, "transfer, mm": {}}
-    for stage, model in {"stage i": stage_i, "stage i + ii + iii": stage_iii}.items():
+    leaking = {"no network": zero_points(data, faces)}
+    for stage, model in {"stage i": stage_i, WHOLE: stage_iii}.items():
         model.eval()
-        result["leakage"][stage] = {
-            f"{name} feature": leakage(_features(branch, data), labels, subjects)
+        leaking[stage] = {
+            f"{name} feature": _features(branch, data)
             for name, branch in (("expression", model.expression), ("identity", model.identity))
         }
-    for stage, model in {"stage i + ii": stage_ii, "stage i + ii + iii": stage_iii}.items():
-        result["reconstruction, mm"][stage] = reconstruction_errors(model, data, faces)
-        if hasattr(faces.dataset, "truth"):
-            result["transfer, mm"][stage] = transfer_error(model, data, faces, seed)
-    return result
+    models = {PARTS: stage_ii, WHOLE: stage_iii}
+    knows_truth = hasattr(faces.dataset, "truth")
+    return {
+        "leakage": {
+            stage: {name: leakage(rows, labels, subjects) for name, rows in by_name.items()}
+            for stage, by_name in leaking.items()
+        },
+        "reconstruction, mm": reconstruction_errors(models, data, faces),
+        "transfer, mm": transfer_errors(models, data, faces, seed) if knows_truth else {},
+    }
 
 
 def reconstruction_errors(
-    model: DrFER, data: FoldData, faces: FaceSet
-) -> dict[str, dict[str, float]]:
+    models: dict[str, DrFER], data: FoldData, faces: FaceSet
+) -> dict[str, dict[str, dict[str, float]]]:
     """Return errors of decoded faces against the targets of equations (5), (4) and (10), in mm.
 
-    "neutralisation" is Phi_id(F) against the subject's own neutral scan, "de-identification" is
+    "neutralisation" is Phi_id(F) against the subject's own neutral face, "de-identification" is
     Phi_exp(F) against the training fold's mean face of the expression, and "fusion" is both fused
     against F. Each is a mean over the test scans, and stands beside faces that need no network.
+    Own neutral face and F are those without noise, or else the stored scans' surfaces.
 
-    A mean face shares its vertices with the mean neutral face, and a decoder may learn them by
-    heart. So against it the mean neutral face pays less for its sampling than a decoder does, and
-    more once it is resampled.
+    Returns:
+        For the name of each model, for each of these, the error of each face.
     """
-    clouds, mean_neutral = data.clouds[data.test], data.mean_neutral[None]
-    neutral_of = {faces.keys[scan].subject: scan for scan in data.test_neutral}
-    own = data.clouds[[neutral_of[faces.keys[scan].subject] for scan in data.test]]
-    of_class = data.mean_expression[data.labels[data.test]]
-    beside = {
-        "input scan": clouds,
-        "mean neutral face": mean_neutral.expand_as(clouds),
-        "mean neutral face, resampled": resampled(mean_neutral, clouds.shape[1]).expand_as(clouds),
-    }
-    model.eval()
+    clouds = data.clouds[data.test]
+    neutral = data.mean_neutral.expand_as(clouds)
+    neutral_scans = own_neutral(faces)[data.test]
+    own, of_class = data.clouds[neutral_scans], data.mean_expression[data.labels[data.test]]
     tasks = {
-        "neutralisation": (_in_batches(model.identity, clouds), own, beside),
-        "de-identification": (_in_batches(model.expression, clouds), of_class, beside),
-        "fusion": (
-            fused_faces(model, clouds, clouds),
-            clouds,
-            {"own neutral scan": own, "mean expression face": of_class},
+        "neutralisation": _Task(
+            lambda model: _in_batches(model.identity, clouds),
+            lambda: _targets(faces, data, neutral_scans),
+            {"input scan": clouds, "mean neutral face": neutral, "own neutral scan": own},
+        ),
+        "de-identification": _Task(
+            lambda model: _in_batches(model.expression, clouds),
+            lambda: _mean_targets(faces, data),
+            {"input scan": clouds, "mean neutral face": neutral},
+        ),
+        "fusion": _Task(
+            lambda model: fused_faces(model, clouds, clouds),
+            lambda: _targets(faces, data, data.test),
+            {"input scan": clouds, "own neutral scan": own, "mean expression face": of_class},
         ),
     }
-    return {
-        name: _errors({"decoded": decoded} | rivals, target, target, faces)
-        for name, (decoded, target, rivals) in tasks.items()
-    }
+    found = {name: task.errors(models, faces) for name, task in tasks.items()}
+    return {stage: {name: by_stage[stage] for name, by_stage in found.items()} for stage in models}
 
 
-def transfer_error(model: DrFER, data: FoldData, faces: FaceSet, seed: int) -> dict[str, float]:
-    """Return the error of carrying an expression from one person to another, in mm.
+def transfer_errors(
+    models: dict[str, DrFER], data: FoldData, faces: FaceSet, seed: int
+) -> dict[str, dict[str, float]]:
+    """Return the errors of carrying an expression from one person to another, in mm.
 
     The answer is Upsilon(Phi_exp(scan of A), Phi_id(scan of B)); the target is the generator's own
     face of B with A's activation. It is a mean over `transfer_pairs`, beside B's true neutral face
     and the training fold's mean face of A's expression.
 
-    The target is the whole true face, densely; the way from it to the answer counts where at least
-    half of the training scans have points. B's true neutral face bears no error of registration.
+    Returns:
+        For the name of each model the error of each face.
     """
     scans, partners = data.test, transfer_pairs(faces.keys, data.test, seed)
-    model.eval()
-    fused = fused_faces(model, data.clouds[scans], data.clouds[partners])
-    pairs = []
-    for scan, partner in zip(scans, partners):
-        activation = faces.dataset.truth(faces.keys[scan]).activation
-        both = np.stack([0 * activation, activation])
-        pairs.append(true_faces(faces.dataset, faces.keys[partner].subject, both))
-    in_frame = np.stack(pairs, axis=1) / faces.settings.frame_length
-    neutral, truth = torch.from_numpy(in_frame).to(fused)
-    seen = np.flatnonzero((~faces.missing[data.train]).mean(axis=0) >= 0.5)
-    answers = {
-        "fused": fused,
-        "own neutral": resampled(neutral[:, seen], fused.shape[1]),
-        "mean expression face": data.mean_expression[data.labels[scans]],
-    }
-    return _errors(answers, truth, truth[:, seen], faces)
+    clouds, regions = data.clouds, _regions(faces, data)
+    neutral_scans = own_neutral(faces)[partners]
+    activations = activations_of(faces, scans)
+    true_neutral = _surfaces(faces, neutral_scans, 0 * activations, [regions[NEUTRAL]] * len(scans))
+    neutral = np.stack([sampled(surface, clouds.shape[1]) for surface in true_neutral])
+    of_expression = [regions[faces.keys[scan].expression] for scan in scans]
+    task = _Task(
+        lambda model: fused_faces(model, clouds[scans], clouds[partners]),
+        lambda: _surfaces(faces, neutral_scans, activations, of_expression),
+        {
+            "own neutral": torch.from_numpy(neutral).to(clouds) / faces.settings.frame_length,
+            "mean expression face": data.mean_expression[data.labels[scans]],
+        },
+        "fused",
+    )
+    return task.errors(models, faces)
 
 
 def transfer_pairs(keys: list[ScanKey], scans: np.ndarray, seed: int) -> np.ndarray:
@@ -156,36 +166,6 @@ def transfer_pairs(keys: list[ScanKey], scans: np.ndarray, seed: int) -> np.ndar
     return np.array([partner(keys[scan]) for scan in scans])
 
 
-def true_faces(dataset, subject: str, activations: np.ndarray) -> np.ndarray:
-    """Return a subject's noise-free faces at the template's vertices.
-
-    Args:
-        dataset: open faces, which know the truth.
-        subject: whose face it is.
-        activations: strengths of the face units, shape (k, 52).
-
-    Returns:
-        Points in the template's frame, shape (k, 39923, 3), mm.
-    """
-    head, template = _head(), common_mesh.load()
-    surfaces = head.subdivide(head.pose_face(dataset.true_neutral(subject), activations))
-    return _at_template(surfaces, head, template)
-
-
-def _at_template(surfaces: np.ndarray, head, template) -> np.ndarray:
-    corners = surfaces[:, head.fine_triangles[template.head_triangle]]
-    uv = template.head_place
-    barycentric = np.column_stack([1 - uv.sum(axis=1), uv])[..., None]
-    return (corners * barycentric).sum(axis=2) - template.origin
-
-
-@lru_cache(maxsize=1)  # it takes ten seconds
-def _head():
-    from drfer.datasets.anny3dfe.head import HeadGenerator
-
-    return HeadGenerator().head
-
-
 def fused_faces(model: DrFER, expressive: Tensor, identities: Tensor) -> Tensor:
     """Return faces with the expression of one scan and the identity of another.
 
@@ -204,97 +184,88 @@ def fused_faces(model: DrFER, expressive: Tensor, identities: Tensor) -> Tensor:
     )
 
 
-def point_distance(faces: Tensor, targets: Tensor, shown: Tensor) -> Tensor:
-    """Return the mean point distance of faces from their targets.
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Faces that models are asked for, and what their answers are held against."""
 
-    It is the mean of two means: of each of the face's points to the nearest of the target's, and of
-    each of `shown` to the nearest of the face's. Distances are not squared.
+    answer: Callable[[DrFER], Tensor]
+    """What a model answers, shape (n, P, 3), frame units."""
+    targets: Callable[[], list[Surface]]
+    """Makes n surfaces, several of which may be one object."""
+    beside: dict[str, Tensor]
+    """Answers that need no network."""
+    answered: str = "decoded"
+    """What a model's answer is called."""
 
-    Args:
-        faces: shape (B, N, 3).
-        targets: in the same unit, shape (B, M, 3).
-        shown: the target's points that a face should cover, shape (B, K, 3).
-
-    Returns:
-        Distances in that unit, shape (B,).
-    """
-    return (_to_nearest(faces, targets) + _to_nearest(shown, faces)) / 2
-
-
-def resampled(faces: Tensor, points: int) -> Tensor:
-    """Return an even sample of faces at other points than their own.
-
-    A random point is taken in each triangle (Delaunay in the frontal plane), and of those the ones
-    that farthest point sampling chooses.
-
-    Args:
-        faces: shape (B, N, 3) with N >= points.
-        points: how many points the sample has.
-
-    Returns:
-        Points, shape (B, points, 3).
-    """
-    samples = []
-    for face in faces.cpu().numpy():
-        corners = face[Delaunay(face[:, :2]).simplices]
-        longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1).max(axis=1)
-        corners = corners[longest < 2 * np.median(longest)]  # not across the mouth, nor the border
-        weights = np.random.default_rng(0).dirichlet([1, 1, 1], len(corners))
-        candidates = (corners * weights[..., None]).sum(axis=1)
-        samples.append(candidates[farthest_point_order(candidates, points)])
-    return torch.from_numpy(np.stack(samples)).to(faces)
+    def errors(self, models: dict[str, DrFER], faces: FaceSet) -> dict[str, dict[str, float]]:
+        """Return the mean distance of each answer, for each model, in mm."""
+        decoded = {stage: self.answer(model.eval()) for stage, model in models.items()}
+        answers = torch.stack([*decoded.values(), *self.beside.values()], dim=1).cpu().double()
+        in_mm = answers.numpy() * faces.settings.frame_length
+        targets = self.targets()
+        found = np.empty((len(targets), in_mm.shape[1] + 1))
+        for target in dict.fromkeys(targets):
+            rows = [row for row, other in enumerate(targets) if other is target]
+            of_target = distances(np.concatenate(in_mm[rows]), target)
+            found[rows, :-1] = of_target.reshape(len(rows), -1)
+            found[rows, -1] = distances(sampled(target, in_mm.shape[2])[None], target)
+        names = (*self.beside, "target, resampled")
+        means = found.mean(axis=0).tolist()
+        beside = dict(zip(names, means[len(models) :]))
+        return {stage: {self.answered: mean} | beside for stage, mean in zip(models, means)}
 
 
-def leakage(
-    features: np.ndarray, labels: np.ndarray, subjects: np.ndarray
-) -> dict[str, dict[str, float]]:
-    """Return how well linear probes find expression and subject in features, in percent.
-
-    The probes are logistic regressions on standardised features. One group after the other is left
-    out for the test: subjects where the expression is asked for, and expressions where the subject
-    is. So neither probe can know a scan by the other.
-
-    Args:
-        features: shape (n, d).
-        labels: expression of each scan, shape (n,).
-        subjects: subject of each scan, shape (n,).
-
-    Returns:
-        For "expression" and "subject" the "accuracy" and the "chance".
-    """
+def _regions(faces: FaceSet, data: FoldData) -> dict[str, Region]:
+    """For each expression, and neutral, the region that the training scans of it share."""
     return {
-        "expression": _probe(features, labels, subjects),
-        "subject": _probe(features, subjects, labels),
+        expression: Region(faces.missing[_training_scans(faces, data, expression)])
+        for expression in (NEUTRAL, *EXPRESSIONS)
     }
 
 
-def _probe(features: np.ndarray, classes: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    regression = LogisticRegression(C=REGULARISATION, max_iter=5000)
-    predicted = cross_val_predict(
-        make_pipeline(StandardScaler(), regression),
-        features.astype(np.float64),
-        classes,
-        groups=groups,
-        cv=LeaveOneGroupOut(),
+def _training_scans(faces: FaceSet, data: FoldData, expression: str) -> np.ndarray:
+    subjects = set(data.subjects)
+    return np.array(
+        [
+            scan
+            for scan, key in enumerate(faces.keys)
+            if key.subject in subjects and key.expression == expression
+        ]
     )
-    accuracy = 100 * float(np.mean(predicted == classes))
-    return {"accuracy": accuracy, "chance": 100 / len(np.unique(classes))}
 
 
-def _errors(
-    answers: dict[str, Tensor], target: Tensor, shown: Tensor, faces: FaceSet
-) -> dict[str, float]:
-    """Mean point distance of each answer, and of the target at other points, over the scans; mm."""
-    points = next(iter(answers.values())).shape[1]
-    answers = answers | {"target, resampled": resampled(shown, points)}
-    return {
-        name: point_distance(answer, target, shown).mean().item() * faces.settings.frame_length
-        for name, answer in answers.items()
-    }
+def _targets(faces: FaceSet, data: FoldData, scans: np.ndarray) -> list[Surface]:
+    """Surfaces of scans: without noise if the dataset knows them. A scan named twice has one."""
+    regions = _regions(faces, data)
+    once = np.unique(scans)
+    of_scans = [regions[faces.keys[scan].expression] for scan in once]
+    if hasattr(faces.dataset, "truth"):
+        surfaces = _surfaces(faces, once, activations_of(faces, once), of_scans)
+    else:
+        in_mm = faces.vertices[once].astype(np.float64) * faces.settings.frame_length
+        parts = zip(in_mm, faces.missing[once], of_scans)
+        surfaces = [surface_of_vertices(*each) for each in parts]
+    of_scan = dict(zip(once.tolist(), surfaces))
+    return [of_scan[scan] for scan in scans.tolist()]
 
 
-def _to_nearest(queries: Tensor, points: Tensor) -> Tensor:
-    return (queries - gather(points, nearest(queries, points))).norm(dim=-1).mean(dim=1)
+def _mean_targets(faces: FaceSet, data: FoldData) -> list[Surface]:
+    """For each test scan the mean face of its expression, over the training scans."""
+    surfaces = {}
+    for expression, region in _regions(faces, data).items():
+        members = _training_scans(faces, data, expression)
+        weights = ~faces.missing[members, :, None]
+        sums = (faces.vertices[members].astype(np.float64) * weights).sum(axis=0)
+        in_mm = sums / np.maximum(weights.sum(axis=0), 1) * faces.settings.frame_length
+        surfaces[expression] = surface_of_vertices(in_mm, ~region.common, region)
+    return [surfaces[faces.keys[scan].expression] for scan in data.test]
+
+
+def _surfaces(
+    faces: FaceSet, scans: np.ndarray, activations: np.ndarray, regions: list[Region]
+) -> list[Surface]:
+    true = registered_true_faces(faces, scans, activations)
+    return [surface_of_true_face(face, region) for face, region in zip(true, regions)]
 
 
 def _features(branch, data: FoldData) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
 from drfer.evaluation import diagnosis, disentanglement
 from drfer.evaluation import features as planes
-from drfer.evaluation.rows import BASELINE, METHOD, ROWS
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS
 from drfer.models.drfer import DrFER
 from drfer.preprocessing.faceset import preprocess
 from drfer.preprocessing.head_pose import POSES, pose_scan, turned_back
@@ -55,6 +55,8 @@ class Measure:
 
 COMPARED = {row: ROWS[row].stage for row in (BASELINE, METHOD)}
 """The two models that are compared beyond their accuracy: row and stage."""
+WITH_CONTROL = COMPARED | {CONTROL: ROWS[CONTROL].stage}
+"""They and the control, which says what training as long does to features."""
 
 
 def _head_pose(experiment: Experiment) -> tuple[Arrays, dict]:
@@ -86,18 +88,19 @@ def _head_pose_entries(measured: dict) -> list[dict]:
 
 
 def _features(experiment: Experiment) -> tuple[Arrays, dict]:
-    """Test features of both models on a plane, with silhouette and purity in feature space."""
+    """Silhouette and purity of the test features of three models, and two of them on a plane."""
     data = experiment.data
     labels = data.labels[data.test].cpu().numpy()
     rows = {}
-    for row, stage in COMPARED.items():
+    for row, stage in WITH_CONTROL.items():
         features, _ = predict(experiment.model(stage), data.clouds[data.test])
-        plane = planes.tsne(features, experiment.run.seed)
         rows[row] = {
-            "tsne": np.round(plane.astype(float), 3).tolist(),
             "silhouette": round(planes.silhouette(features, labels), 4),
             "purity": round(planes.neighbour_purity(features, labels), 4),
         }
+        if row in COMPARED:
+            plane = planes.tsne(features, experiment.run.seed)
+            rows[row]["tsne"] = np.round(plane.astype(float), 3).tolist()
     return {}, {"labels": labels.tolist(), "rows": rows}
 
 
@@ -238,17 +241,18 @@ _ALL_MEASURES = (
     ),
     Measure(
         "features",
-        "t-SNE, silhouette and purity of the expression features.",
-        ("i-expression", "iii"),
+        "t-SNE, silhouette and purity of the expression features; of the control without t-SNE.",
+        tuple(WITH_CONTROL.values()),
         _features,
         _feature_entries,
+        version=2,
     ),
     Measure(
         "disentanglement",
         "Leakage, and errors of decoded, fused and transferred faces in mm.",
         ("i-identity", "iii"),
         _disentanglement,
-        version=2,
+        version=3,
     ),
     Measure(
         "diagnosis",

@@ -15,7 +15,7 @@ import numpy as np
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.protocol import MOST_DRAWS, Draws, Protocol, protocol_of
-from drfer.evaluation.rows import ROWS
+from drfer.evaluation.rows import CONTROL, ROWS
 from drfer.training.stages import STAGES
 
 FORMAT = 2
@@ -172,8 +172,10 @@ def _check_pose(entry: dict, poses: int) -> None:
 def _check_features(entry: dict, poses: int) -> None:
     _require(entry["row"] in ROWS, "it has an unknown row")
     _check_labels(entry["labels"])
-    _require(np.shape(entry["tsne"]) == (len(entry["labels"]), 2), "a scan has no features")
-    plane = [value for point in entry["tsne"] for value in point]
+    plane = []
+    if entry["row"] != CONTROL:  # which is not drawn
+        _require(np.shape(entry["tsne"]) == (len(entry["labels"]), 2), "a scan has no features")
+        plane = [value for point in entry["tsne"] for value in point]
     numbers = [*plane, entry["silhouette"], entry["purity"]]
     _require(all(map(_is_number, numbers)), "features are no numbers")
 

@@ -24,8 +24,9 @@ LITERATURE = Path(__file__).with_name("paper_tables.csv")
 """What the paper's tables I and II report of other methods."""
 
 MEASURED = {
-    "disentanglement": "Disentanglement: leakage in %, errors in mm; "
-    "not in the paper, which has no ground truth for it",
+    "disentanglement": "Disentanglement: leakage in %; errors in mm, as distances from surfaces "
+    "without noise where the dataset knows them, else from those of the stored scans; not in the "
+    "paper, which has no ground truth for it",
     "diagnosis": "What the later stages do to the expression branch; not in the paper",
 }
 """Kinds of entries that have a table of numbers each, and its title."""
@@ -44,6 +45,7 @@ def tables(results: list[Result]) -> dict[str, list[str]]:
         "table-2.md": _comparison("II", "bosphorus", _with_missing(bosphorus, "bosphorus")),
         "table-3.md": _ablations(open_too),
         "table-readings.md": _readings(open_too),
+        "table-features.md": _features(open_too),
         **{
             f"table-{kind}.md": _measured(kind, title, open_too) for kind, title in MEASURED.items()
         },
@@ -136,6 +138,20 @@ def _beside_the_method(
         filled.append([*row, *ours])
     ours = [name for column in _columns(results) for name in (column, "all stages less the row")]
     return [title, "", *_markdown([*head, *ours], filled), "", *_origins(results)]
+
+
+def _features(results: list[Result]) -> list[str]:
+    """How the classes lie in feature space: means over folds, of the control too."""
+    names = {"silhouette": "silhouette", "purity": "purity among five neighbours"}
+    rows = []
+    for row in (BASELINE, METHOD, CONTROL):
+        entries = [result.select("features", row=row) for result in results]
+        for name, title in names.items():
+            means = [np.mean([entry[name] for entry in each]) if each else None for each in entries]
+            cells = (NOT_RUN if mean is None else f"{mean:.3f}" for mean in means)
+            rows.append([f"{row}, {title}", *cells])
+    title = "Expression features of unseen subjects. Means over folds, without intervals."
+    return [title, "", *_markdown(["measure", *_columns(results)], rows), "", *_origins(results)]
 
 
 def _measured(kind: str, title: str, results: list[Result]) -> list[str]:

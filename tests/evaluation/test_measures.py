@@ -19,7 +19,7 @@ from drfer.evaluation.measures import MEASURES, Measure
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.result import load_result
 from drfer.evaluation.result_format import SAMPLE_GROUPS
-from drfer.evaluation.rows import BASELINE, METHOD, ROWS
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.preprocessing.head_pose import POSES, PosedFaces
@@ -115,11 +115,12 @@ def test_features_are_those_of_the_test_scans_after_each_model(experiment):
     measured = experiment.measure("features")["measured"]
     data = experiment.data
     assert measured["labels"] == data.labels[data.test].tolist()
-    for row in (BASELINE, METHOD):
+    for row in (BASELINE, METHOD, CONTROL):
         found = measured["rows"][row]
         features, _ = predict(experiment.model(ROWS[row].stage), data.clouds[data.test])
         labels = np.array(measured["labels"])
-        assert np.shape(found["tsne"]) == (36, 2)
+        assert ("tsne" in found) == (row != CONTROL)
+        assert row == CONTROL or np.shape(found["tsne"]) == (36, 2)
         assert found["silhouette"] == pytest.approx(silhouette(features, labels), abs=1e-4)
         assert found["purity"] == pytest.approx(neighbour_purity(features, labels), abs=1e-4)
 

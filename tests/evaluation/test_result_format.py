@@ -93,6 +93,9 @@ OTHER_FORMS = {
     "a pose too few": lambda content: entry_of(content, "pose")["predicted"].pop() and None,
     "an unknown setting": put_in("pose", "setting", "upside down"),
     "features of fewer scans": lambda content: entry_of(content, "features")["tsne"].pop() and None,
+    "features of a drawn row without a plane": lambda content: (
+        entry_of(content, "features").pop("tsne") and None
+    ),
     "features in words": put_in("features", "tsne", [["0", "1"]] * 3),
     "a silhouette in words": put_in("features", "silhouette", "high"),
     "measures in words": put_in("disentanglement", "measured", {"leakage": "none"}),

@@ -5,7 +5,7 @@ import pytest
 
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
-from drfer.evaluation.rows import BASELINE, METHOD, names_in
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
 from drfer.figures.curves import SETTINGS
 
 POSES = [["frontal", 0]] + [
@@ -47,6 +47,9 @@ def _entries(seed, folds, scans):
         plane = random.normal(size=(scans, 2)) + spread * truth[:, None]
         measures = {"labels": labels, "silhouette": 0.31, "purity": 0.74}
         entries.append(entry("features", 0, row=row, tsne=plane.tolist(), **measures))
+    for fold, silhouette in enumerate((0.25, 0.5)):
+        measures = {"labels": labels, "silhouette": silhouette, "purity": 0.6}
+        entries.append(entry("features", fold, row=CONTROL, **measures))
     return {f"{number}": each for number, each in enumerate(entries)}
 
 
@@ -99,7 +102,7 @@ def made_samples(face):
 
 @pytest.fixture(scope="session")
 def made_result():
-    """A result with entries of all kinds but the control; without samples unless they are given."""
+    """A result with entries of all kinds but tests of the control; samples only if they are given."""
 
     def make(dataset="anny3dfe", seed=0, folds=3, scans=36, samples=None):
         protocol = {"subjects": 60, "folds": 10, "intensities": [3, 4], "draw_seed": 0}

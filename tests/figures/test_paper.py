@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
-from drfer.evaluation.rows import BASELINE, METHOD, ROWS, names_in
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.figures import curves, maps, pages, portraits
 from drfer.figures.curves import SETTINGS
 from drfer.figures.paper import draw
@@ -31,6 +31,7 @@ TABLES = {
     "table-2.md",
     "table-3.md",
     "table-readings.md",
+    "table-features.md",
     "table-disentanglement.md",
     "table-diagnosis.md",
 }
@@ -188,6 +189,21 @@ def test_a_dataset_without_truth_says_so(made_result):
     assert "| transfer, error | 2 | no ground truth | not run |" in table
 
 
+def test_features_of_the_control_stand_beside_those_of_the_two_models(made_result):
+    older = made_result("bu3dfe")
+    of_control = [e for e in older.select("features") if e["row"] == CONTROL]
+    kept = {name: entry for name, entry in older.entries.items() if entry not in of_control}
+    made = tables([made_result(), replace(older, entries=kept)])["table-features.md"]
+    assert [line for line in made if line.startswith("| ")][2:] == [
+        "| stage i, silhouette | 0.310 | 0.310 |",
+        "| stage i, purity among five neighbours | 0.740 | 0.740 |",
+        "| stage i + ii + iii, silhouette | 0.310 | 0.310 |",
+        "| stage i + ii + iii, purity among five neighbours | 0.740 | 0.740 |",
+        f"| {CONTROL}, silhouette | 0.375 | not run |",
+        f"| {CONTROL}, purity among five neighbours | 0.600 | not run |",
+    ]
+
+
 def test_names_from_outside_are_neither_html_nor_cells(made_result):
     result = made_result("<script>alert(1)</script> | x\n\n# y", folds=1)
     made = tables([result]) | {"table.md": accuracy_table(result)}
@@ -231,7 +247,11 @@ def test_what_is_missing_is_said_and_nothing_else_is_lost(
         said = any("not run" in text for text in said_in(picture([result])))
         assert said == (missing == name), name
     made = tables([result])
-    for name, table in (("test", "table-3.md"), ("disentanglement", "table-disentanglement.md")):
+    for name, table in (
+        ("test", "table-3.md"),
+        ("features", "table-features.md"),
+        ("disentanglement", "table-disentanglement.md"),
+    ):
         rows = [line for line in made[table][4:] if line.startswith("|")]
         assert all("not run" in line for line in rows) == (missing == name), name
     if missing in ("test", "samples"):
