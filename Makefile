@@ -20,7 +20,7 @@ GPU := $(shell nvidia-smi > /dev/null 2>&1 && echo yes)
 .PHONY: demo test lab student notebooks clean
 
 demo: $(VENV)/ready $(if $(GPU),$(VENV)/ready-cluster)
-	$(BIN)/drfer reproduce
+	$(BIN)/drfer reproduce --preset short
 
 test: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/python -m pytest --nbval tests notebooks $(PYTEST_ARGS)

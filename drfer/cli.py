@@ -40,7 +40,8 @@ def reproduce(
             scans (your own).
         root: the folder of bu3dfe, bosphorus or scans.
         up: the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z.
-        preset: paper, classroom (ten minutes on two cores) or smoke (a test of it all in a minute).
+        preset: paper; classroom (a quarter of its sizes, a quarter of an hour on two cores); short
+            (the same far from convergence, some minutes); or smoke (a test of it all in a minute).
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
         out: the folder for results; if interrupted, the same command goes on from there.
