@@ -67,8 +67,10 @@ def measure(
             stage: {name: leakage(rows, labels, subjects) for name, rows in by_name.items()}
             for stage, by_name in leaking.items()
         },
-        "reconstruction, mm": reconstruction_errors(models, data, faces),
-        "transfer, mm": transfer_errors(models, data, faces, seed) if knows_truth else {},
+        "reconstruction, mm to the surface": reconstruction_errors(models, data, faces),
+        "transfer, mm to the surface": transfer_errors(models, data, faces, seed)
+        if knows_truth
+        else {},
     }
 
 

@@ -24,9 +24,9 @@ LITERATURE = Path(__file__).with_name("paper_tables.csv")
 """What the paper's tables I and II report of other methods."""
 
 MEASURED = {
-    "disentanglement": "Disentanglement: leakage in %; errors in mm, as distances from surfaces "
-    "without noise where the dataset knows them, else from those of the stored scans; not in the "
-    "paper, which has no ground truth for it",
+    "disentanglement": "Disentanglement: leakage in %, errors in mm; the surface is that of the face "
+    "without noise where the dataset knows it, else of the stored scan, on what all scans share "
+    "(older results: between points); not in the paper, which has no ground truth for it",
     "diagnosis": "What the later stages do to the expression branch; not in the paper",
 }
 """Kinds of entries that have a table of numbers each, and its title."""

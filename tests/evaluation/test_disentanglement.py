@@ -246,17 +246,17 @@ def test_all_measures_of_untrained_models_are_json_and_repeat(faces, few, models
     assert result["leakage"].keys() == {"no network", "stage i", "stage i + ii + iii"}
     assert "true activations" in result["leakage"]["no network"]
     after = ("stage i + ii", "stage i + ii + iii")
-    for name in ("reconstruction, mm", "transfer, mm"):
+    for name in ("reconstruction, mm to the surface", "transfer, mm to the surface"):
         assert tuple(result[name]) == after
     for stage, model in zip(after, models[1:]):
         alone = reconstruction_errors({"alone": model}, few, faces)["alone"]
-        assert result["reconstruction, mm"][stage] == alone
+        assert result["reconstruction, mm to the surface"][stage] == alone
         alone = transfer_errors({"alone": model}, few, faces, seed=0)["alone"]
-        assert result["transfer, mm"][stage] == alone
-    parts, whole = result["transfer, mm"].values()
+        assert result["transfer, mm to the surface"][stage] == alone
+    parts, whole = result["transfer, mm to the surface"].values()
     assert parts.pop("fused") != whole.pop("fused")
     assert parts == whole
     licensed = measure(*models, few, without_truth(faces), seed=0)
-    assert licensed["transfer, mm"] == {}
+    assert licensed["transfer, mm to the surface"] == {}
     features = ("stage i", "stage i + ii + iii")
     assert all(licensed["leakage"][stage] == result["leakage"][stage] for stage in features)
