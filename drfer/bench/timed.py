@@ -218,12 +218,13 @@ def _training_step(preset: Preset, stage: Stage) -> Callable[[], object]:
     labels = _labels(batch_size)
     batch = Batch(
         cloud=clouds,
-        whole=clouds,
+        scan=clouds,
         expression=labels,
         subject=labels,
         mean_expression=clouds,
-        own_neutral=clouds,
         mean_neutral=clouds,
+        own_neutral=clouds,
+        own_neutral_cloud=clouds,
     )
     return lambda: trainer.step(batch)
 

@@ -16,6 +16,7 @@ from drfer.datasets.anny3dfe import (
     VERSION,
     Anny3DFE,
     FaceSettings,
+    Populations,
     expressions,
     head,
     identity,
@@ -93,6 +94,30 @@ def test_another_seed_gives_another_population(tmp_path, monkeypatch):
     monkeypatch.setenv("DRFER_CACHE", str(tmp_path))
     other = Anny3DFE(1, seed=1)
     assert other.hash != FROZEN[1] and other.settings["seed"] == 1
+
+
+def test_populations_are_named_first_and_are_those_of_their_seeds(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRFER_CACHE", str(tmp_path))
+    both = Populations({1: 1, 100: 1})
+    assert both.subjects == ["001-F0001", "100-F0001"]
+    assert len(both.keys()) == len(set(both.keys())) == 2 * 13
+    assert both.hash == Populations({7: 3}).hash, "who it is, the names say"
+    assert not list(tmp_path.iterdir()), "nothing is made"
+    both.make()
+    for seed in (1, 100):
+        own, name = Anny3DFE(1, seed, intensities=(3, 4)), f"{seed:03d}-F0001"
+        key = ScanKey(name, "fear", 4)
+        scan, expected = both.load(key), own.load(ScanKey("F0001", "fear", 4))
+        assert scan.key == key and np.array_equal(scan.points, expected.points)
+        truth = own.truth(ScanKey("F0001", "fear", 4))
+        assert np.array_equal(both.truth(key).activation, truth.activation)
+        assert np.array_equal(both.true_neutral(name), own.true_neutral("F0001"))
+        assert both.folder_of(seed) == own.root
+    for unknown in ("002-F0001", "F0001", "001-F0002", "x-F0001"):
+        with pytest.raises(DrferError, match="has no scan"):
+            both.load(ScanKey(unknown, "fear", 4))
+    both.remove(1)
+    assert not both.folder_of(1).exists() and both.folder_of(100).exists()
 
 
 def test_truth_fits_the_scan(database):

@@ -13,10 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 from driver import counts, same_result, start, tiny_request
+from made_up_populations import TINY_DRAWS, draws_request
 
 from drfer.common.errors import DrferError
 from drfer.evaluation import engine
-from drfer.evaluation.engine import run_here, run_on_ray, status
+from drfer.evaluation.collect import collect
+from drfer.evaluation.draws import DrawFaces
+from drfer.evaluation.engine import run_draws_here, run_here, run_on_ray, status
 from drfer.evaluation.plan import plan
 from drfer.evaluation.rows import BASELINE
 from drfer.evaluation.store import Store
@@ -236,6 +239,53 @@ def test_head_poses_are_made_once_before_the_workers_need_them(
         store.save(name, {}, {"seconds": 1.0})
     assert run_on_ray(jobs, faces, store) == []
     assert happened == [], "nothing is missing any more"
+
+
+def test_a_draw_is_one_task_and_gives_the_same_bytes(made_up_faces, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_start_ray", lambda address, cores: RayInThisProcess())
+    tasks, original = [], engine._work_on_draw
+
+    def work(jobs, *arguments):
+        tasks.append(list(jobs))
+        return original(jobs, *arguments)
+
+    monkeypatch.setattr(engine, "_work_on_draw", work)
+    request, faces, written = draws_request(), DrawFaces(TINY_DRAWS.protocol), []
+    for name, run in (("ray", run_on_ray), ("here", run_draws_here)):
+        store = Store(tmp_path / name / "store")
+        jobs = plan(request, faces, store)
+        assert run(jobs, faces, store) == []
+        collect(request, faces, store, tmp_path / name)
+        written.append((tmp_path / name / "result.json").read_bytes())
+    assert written[0] == written[1]
+    assert tasks == [list(jobs)[:7], list(jobs)[7:]]
+    assert not faces.are_left and not faces.of(2).are_left
+    assert run_on_ray(jobs, faces, store) == []
+    assert len(tasks) == 2, "nothing is missing any more"
+
+
+def test_a_draw_whose_workers_are_lost_has_failed_and_the_next_goes_on(
+    made_up_faces, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(engine, "_start_ray", lambda address, cores: RayInThisProcess())
+    original = engine._do_draw
+    monkeypatch.setattr(
+        RayInThisProcess, "get", lambda self, one: one.value if one.value[0] is not None else fail()
+    )
+
+    def fail():
+        raise RuntimeError("the worker died")
+
+    def lost_in_draw_1(jobs, faces, store, wait=True):
+        return original(jobs, faces, store, wait) if faces.draw > 1 else None
+
+    monkeypatch.setattr(engine, "_do_draw", lost_in_draw_1)
+    store, faces = Store(tmp_path / "store"), DrawFaces(TINY_DRAWS.protocol)
+    jobs = plan(draws_request(2, (BASELINE,), ()), faces, store)
+    first, second = jobs
+    assert run_on_ray(jobs, faces, store) == [first]
+    assert store.record(second)
+    assert "failed: RuntimeError: the worker died" in status(jobs, store)
 
 
 # ----------------------------------------------------------------------------------- Ray's mistakes

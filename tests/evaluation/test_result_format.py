@@ -4,6 +4,7 @@ import io
 import json
 import random
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from stored_results import samples, small
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import load_result
 from drfer.evaluation.result_format import SAMPLE_GROUPS, parse_provenance, parse_samples
 from drfer.evaluation.statistics import accuracy_by_fold, summarise
@@ -121,6 +123,45 @@ def test_another_form_is_refused_in_one_sentence(stored, form, tmp_path):
     assert "result.json is not a result of this version of drfer" in refusal_of(tmp_path)
     changed_file(small(stored), tmp_path / "as it was", lambda content: None)
     assert load_result(tmp_path / "as it was").entries == small(stored).entries
+
+
+DRAWS = {
+    "kind": "draws",
+    "train_subjects": 54,
+    "test_subjects": 300,
+    "measured_subjects": 60,
+    "intensities": [3, 4],
+}
+OTHER_DRAWS = {
+    "draw 0": (DRAWS, 0, 0),
+    "draw 100": (DRAWS, 100, 0),
+    "another fold": (DRAWS, 1, 1),
+    "another kind": (DRAWS | {"kind": "raws"}, 1, 0),
+    "folds too": (DRAWS | {"folds": 10}, 1, 0),
+    "too few training subjects": (DRAWS | {"train_subjects": 8}, 1, 0),
+    "half a subject": (DRAWS | {"train_subjects": 54.5}, 1, 0),
+    "subjects in words": (DRAWS | {"test_subjects": "all"}, 1, 0),
+    "all are measured": (DRAWS | {"measured_subjects": 300}, 1, 0),
+    "intensities in words": (DRAWS | {"intensities": "34"}, 1, 0),
+}
+
+
+def result_of_draws(result, protocol, repeat, fold):
+    """An entry of a result as that of a draw."""
+    entry = result.select("test")[0] | {"repeat": repeat, "fold": fold}
+    return replace(result, heading=result.heading | {"protocol": protocol}, entries={"one": entry})
+
+
+@pytest.mark.parametrize("form", OTHER_DRAWS)
+def test_draws_of_another_form_are_refused_in_one_sentence(stored, form, tmp_path):
+    result = result_of_draws(small(stored), DRAWS, 99, 0)
+    result.save(tmp_path / "good")
+    again = load_result(tmp_path / "good")
+    assert again.entries == result.entries
+    assert again.protocol == Draws()
+    assert again.name == "anny3dfe-classroom-draws"
+    result_of_draws(small(stored), *OTHER_DRAWS[form]).save(tmp_path)
+    assert "result.json is not a result of this version of drfer" in refusal_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.figures import curves, maps, pages, portraits
+from drfer.figures import tables as tables_module
 from drfer.figures.curves import SETTINGS
 from drfer.figures.paper import draw
 from drfer.figures.tables import accuracy_table, tables
@@ -89,6 +90,38 @@ def test_everything_is_written_and_the_same_twice(drawn):
         assert {path.removeprefix(f"{name}/") for path in said} == FIGURES | TABLES | of_runs
     for name in FIGURES | TABLES | of_runs:
         assert (drawn / "one" / name).read_bytes() == (drawn / "two" / name).read_bytes(), name
+
+
+def of_draws(result):
+    """The same numbers, as if each fold were a draw."""
+    protocol = {"kind": "draws", "train_subjects": 18, "test_subjects": 300}
+    heading = result.heading | {
+        "protocol": protocol | {"measured_subjects": 60, "intensities": [3, 4]}
+    }
+    entries = {
+        name: entry | {"repeat": 1 + entry["fold"], "fold": 0}
+        for name, entry in result.entries.items()
+    }
+    return replace(result, heading=heading, entries=entries)
+
+
+def test_draws_are_called_so_in_every_table_and_figure(made_result, tmp_path):
+    folds = made_result()
+    draws = of_draws(folds)
+    draws.save(tmp_path / draws.name)
+    assert draws.name == "anny3dfe-classroom-draws-18"
+    written = {path.name: path for path in draw(tmp_path, tmp_path)}
+    text = (tmp_path / "tables.md").read_text()
+    assert "(3 draws)" in text and "(3 fold" not in text and "fold by fold" not in text
+    assert "draw by draw" in text and "Means over draws, without intervals" in text
+    note = "Each draw trains on 18 subjects of a population of its own"
+    assert note in text and note in written["table.md"].read_text()
+    mean, half_width = tables_module.statistic(draws, draws.tests(METHOD))
+    other_mean, wider = tables_module.statistic(folds, folds.tests(METHOD))
+    assert mean == other_mean and wider > half_width > 0
+    both = tables([folds, draws])["table-3.md"]
+    assert sum(note in line for line in both) == 1
+    assert any("(3 folds)" in line and "(3 draws)" in line for line in both)
 
 
 def test_interactive_figures_need_no_network(drawn):
