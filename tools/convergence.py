@@ -19,7 +19,7 @@ import torch
 from drfer.common.device import keep_freed_memory
 from drfer.common.parallel import progress
 from drfer.datasets.anny3dfe import Anny3DFE
-from drfer.evaluation.experiment import provenance
+from drfer.evaluation.origin import provenance
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
 from drfer.evaluation.result import write_json

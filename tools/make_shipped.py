@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from drfer.common.device import keep_freed_memory
 from drfer.common.files import cache_folder, written_whole
-from drfer.evaluation.experiment import Experiment, prepare_faces, provenance
+from drfer.evaluation.experiment import Experiment, prepare_faces
+from drfer.evaluation.origin import provenance
 from drfer.evaluation.presets import PRESETS, Preset
 from drfer.evaluation.result import load_results
 from drfer.evaluation.rows import METHOD

@@ -39,7 +39,7 @@ from drfer.common.device import has_bfloat16, keep_freed_memory
 from drfer.common.errors import DrferError
 from drfer.common.files import written_whole
 from drfer.common.parallel import progress
-from drfer.evaluation.experiment import provenance
+from drfer.evaluation.origin import provenance
 from drfer.evaluation.presets import Preset
 from drfer.training.losses import chamfer_distance
 from drfer.training.stages import STAGES

@@ -8,27 +8,27 @@ Used from notebook 05 on; what its numbers mean is the matter of notebook 06.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import platform
-import resource
 import time
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-import drfer
-from drfer.common.device import device
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
 from drfer.evaluation.draws import DrawFaces, clouds_to_test, origin_of
 from drfer.evaluation.linear import CLASSIFIERS, LinearClassifier
 from drfer.evaluation.measures import MEASURES, Measure
+from drfer.evaluation.origin import (
+    load_weights,
+    name_of,
+    other_version,
+    provenance,
+    weights_of,
+)
 from drfer.evaluation.presets import Preset
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
 from drfer.evaluation.run import Run
@@ -225,7 +225,7 @@ class Experiment:
             try:
                 trainer.restore(*checkpoint)
             except (RuntimeError, ValueError, KeyError, TypeError):
-                raise _other_version(self.store.root / f"{name}.checkpoint") from None
+                raise other_version(self.store.root / f"{name}.checkpoint") from None
         self._train_with_checkpoints(trainer, name)
         record = {
             "stage": stage.name,
@@ -239,7 +239,7 @@ class Experiment:
             record["test"] = self._tested(trainer.model)
             record["best look"] = trainer.best_look
         record = json.loads(json.dumps(record))  # as the store will give it back
-        self.store.save(name, _weights_of(trainer.model, stage), record)
+        self.store.save(name, weights_of(trainer.model, stage), record)
         return record
 
     def _measure(self, measure: Measure, name: str) -> dict:
@@ -303,7 +303,7 @@ class Experiment:
         model = self._fresh_model(sizes)
         for stage in stages:
             weights = self._weights(stage)
-            _load_weights(model, STAGES[stage], weights, self.store.root / self.name(stage))
+            load_weights(model, STAGES[stage], weights, self.store.root / self.name(stage))
         return model
 
     def _weights(self, stage: str) -> dict[str, Tensor]:
@@ -339,25 +339,6 @@ def prepare_faces(dataset, preset: Preset) -> FaceSet:
     return preprocess(dataset, protocol_keys(subjects, protocol))
 
 
-def name_of(what: str, determined_by: dict) -> str:
-    """Return a result's name in the store: what it is, and the hash of all that determined it."""
-    text = json.dumps(determined_by, sort_keys=True)
-    return f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def provenance() -> dict:
-    """Say where and with what a result is computed."""
-    return {
-        "drfer": drfer.__version__,
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if device().type == "cuda" else "cpu",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "peak memory of the process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        // 1024,
-    }
-
-
 @lru_cache(maxsize=1)
 def posed_faces_of(faces: FaceSet | DrawFaces) -> PosedFaces:
     """Return the expressive scans of a set at all head poses; kept for the next call."""
@@ -386,30 +367,6 @@ def _fold_data(
 
 def _right(tested: dict) -> int:
     return sum(map(int.__eq__, tested["truth"], tested["predicted"]))
-
-
-def _weights_of(model: DrFER, stage: Stage) -> dict[str, Tensor]:
-    prefixes = tuple(f"{part}." for part in stage.trains)
-    return {
-        name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefixes)
-    }
-
-
-def _load_weights(model: DrFER, stage: Stage, weights: dict[str, Tensor], where: Path) -> None:
-    """Load the weights of a stage's parts; all of them must be there, and nothing else."""
-    if _forms_of(weights) != _forms_of(_weights_of(model, stage)):
-        raise _other_version(where)
-    model.load_state_dict(weights, strict=False)  # the stage's parts are not the whole model
-
-
-def _forms_of(weights: dict[str, Tensor]) -> dict[str, tuple]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in weights.items()}
-
-
-def _other_version(where: Path) -> DrferError:
-    return DrferError(
-        f"{where} holds weights of another version of drfer: delete it, or choose another --out"
-    )
 
 
 @cache
