@@ -61,8 +61,7 @@ def open_dataset(
         root: the folder of a dataset that is not made.
         subjects: how many of the open faces' subjects.
         up: the axis that points up in a user's own scans.
-        only: chooses the open faces' subjects that are made, and then only at the intensities that
-            the protocol uses; without it everything is made.
+        only: chooses those of the open faces' subjects that are made, by their names.
 
     Raises:
         DrferError: there is no dataset of this name, the folder holds none, or an argument is
@@ -82,10 +81,7 @@ def open_dataset(
             raise DrferError(
                 "anny3dfe is made by this kit: with --root say --dataset bu3dfe, bosphorus or scans"
             )
-        if only is None:
-            return Anny3DFE(subjects)
-        chosen = only(subject_names(subjects))
-        return Anny3DFE(subjects, intensities=Anny3DFE.intensities, only=chosen)
+        return Anny3DFE(subjects, only=only and only(subject_names(subjects)))
     if root is None:
         raise DrferError(f"{name} lies in a folder of yours: name it with --root FOLDER")
     if name == "scans":
