@@ -77,6 +77,7 @@ def _of_stage(stage: Stage, model: DrFER, data: FoldData, batches: list[Batch], 
             looked[trainer.epoch] = _held_out(stage, model, batches, run)
     curve = {
         "title": stage.title,
+        "training epochs": list(range(1, trainer.epoch + 1)),
         "training": [sum(terms.values()) for terms in trainer.curves],
         "looked at": list(looked),
         "held out": list(looked.values()),
@@ -107,7 +108,7 @@ def draw(stages: dict[str, dict], title: str) -> plt.Figure:
     """Return the picture of the curves: one panel a stage."""
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.6), layout="constrained")
     for panel, curve in zip(axes.flat, stages.values()):
-        panel.plot(np.arange(len(curve["training"])) + 1, curve["training"], color=GREY, lw=1)
+        panel.plot(curve["training epochs"], curve["training"], color=GREY, lw=1)
         values = [sum(terms.values()) for terms in curve["held out"]]
         if any(values):
             panel.plot(curve["looked at"], values, "o-", color=BLUE, ms=3.5)

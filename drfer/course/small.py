@@ -31,7 +31,7 @@ LENGTHS = {
     "i-identity": (30, 2e-3),
     "i-fusion": (45, 2e-3),
     "ii-expression": (25, 1e-3),
-    "ii-identity": (25, 1e-3),
+    "ii-identity": (25, 3e-3),
     "iii": (6, 1e-4),
 }
 """Epochs and learning rates by stage. The rates are above the paper's, for there is time for few
