@@ -114,8 +114,11 @@ def draw(stages: dict[str, dict], title: str) -> plt.Figure:
             panel.plot(curve["looked at"], values, "o-", color=BLUE, ms=3.5)
         if "rival" in curve:
             panel.axhline(curve["rival"]["loss"], color=ORANGE, ls="--", lw=1)
-            panel.text(1, curve["rival"]["loss"], f" {curve['rival']['name']}", va="bottom", size=8)
-        panel.set(title=curve["title"], xlabel="epoch", yscale="log")
+            edge = curve["training epochs"][-1]
+            panel.text(
+                edge, curve["rival"]["loss"], curve["rival"]["name"], va="bottom", ha="right"
+            )
+        panel.set(title=curve["title"], xlabel="epoch")
     axes[0, 0].set_ylabel("loss")
     axes[1, 0].set_ylabel("loss")
     figure.suptitle(f"{title}: training (grey, augmented) and held-out people (blue)", size=11)
