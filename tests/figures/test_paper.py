@@ -31,6 +31,7 @@ TABLES = {
     "table-1.md",
     "table-2.md",
     "table-3.md",
+    "table-controls.md",
     "table-readings.md",
     "table-features.md",
     "table-disentanglement.md",
