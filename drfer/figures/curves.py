@@ -26,7 +26,7 @@ from drfer.figures.style import (
     look,
     sheet,
 )
-from drfer.figures.tables import counted, statistic
+from drfer.figures.tables import number_of, statistic
 from drfer.training.stages import STAGES
 
 AFTER_EACH_STAGE = (BASELINE, "stage i + ii", METHOD)
@@ -191,7 +191,7 @@ def confusion_matrices(result: Result) -> Figure:
     figure, axes = sheet(1, len(rows), (4.3 * len(rows), 5.1))
     for axis, row in zip(axes.flat, rows):
         found = summarise(result.tests(row), result.protocol)
-        folds = counted(found.folds, result.protocol.unit)
+        folds = number_of(found.folds, result.protocol.unit)
         _confusion_matrix(axis, found.confusion)
         axis.set_title(f"{row}: {found.mean:.1f} % ({folds})", size=10)
     axes.flat[0].set_ylabel("true expression (% of its scans)")

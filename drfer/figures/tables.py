@@ -231,10 +231,10 @@ def _lead(result: Result, row: str) -> str:
 def _plus_minus(half_width: float, count: int, unit: str) -> str:
     """An interval, which says nothing of fewer than three folds or draws, and their number."""
     interval = "" if count < 3 else f" ± {half_width:.2f}"
-    return f"{interval} ({counted(count, unit)})"
+    return f"{interval} ({number_of(count, unit)})"
 
 
-def counted(count: int, unit: str) -> str:
+def number_of(count: int, unit: str) -> str:
     """Return a number of things, such as "1 fold" or "20 draws"."""
     return f"{count} {unit}{'s' if count > 1 else ''}"
 
@@ -255,7 +255,7 @@ def _gain(result: Result) -> list[str]:
         recall = ", ".join(f"{name} {value:.0f}" for name, value in zip(EXPRESSIONS, found.recall))
         lines.append(f"Recall after {row}, %: {recall}.")
         if found.deviation is not None:
-            of = counted(found.repeats, "draw" if unit == "draw" else "repeat")
+            of = number_of(found.repeats, "draw" if unit == "draw" else "repeat")
             lines.append(f"Standard deviation over {of} of {row}: {found.deviation:.2f}.")
     return ["", *(f"- {line}" for line in lines)]
 
