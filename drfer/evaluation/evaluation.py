@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from drfer.common.errors import DrferError
 from drfer.evaluation import engine
@@ -18,9 +17,6 @@ from drfer.evaluation.protocol import Draws, Protocol
 from drfer.evaluation.result import Result, folder_name
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
-
-if TYPE_CHECKING:
-    from drfer.cli import Selection
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +102,12 @@ class Evaluation:
         return result
 
 
-def protocol_asked_for(selection: Selection, preset: Preset) -> Protocol | Draws:
+def protocol_asked_for(selection, preset: Preset) -> Protocol | Draws:
     """Return the preset's folds or its draws, with what a selection changes of them.
+
+    Args:
+        selection: what the command line was asked for, a `drfer.cli.Selection`.
+        preset: has both.
 
     Raises:
         DrferError: the selection says of folds what is for draws, or of draws what is for folds.
