@@ -90,6 +90,8 @@ class Selection:
     """instead of folds: so many trainings, each on open faces of its own, all tested on the same 300"""
     train_subjects: int | None = None
     """how many subjects a draw trains on, 9 to 100; the preset's, which is 54, if not given"""
+    development: bool = False
+    """draws of other people, for choosing and tuning: what is chosen by them is then tested on draws"""
     seed: int = 0
     """of weights, batches and augmentation in the first repeat; each later repeat or draw the next"""
     out: Path = Path("runs")

@@ -128,7 +128,7 @@ def write_bosphorus(root, database, subjects, spacing=1.0):
             image = range_image(scan.points, spacing, seed=number)
             stem.with_suffix(".bnt").write_bytes(bnt(image, f"{stem.name}.png"))
             if number % 4 != 3:
-                stem.with_suffix(".lm3").write_bytes(lm3(scan.points))
+                stem.with_suffix(".lm3").write_bytes(lm3(database.truth(key).pose[:3, 3]))
         (folder / f"bs{number:03d}_LFAU_lw10_0.bnt").write_bytes(b"")
         (folder / f"bs{number:03d}_N_N_0.png").write_bytes(b"\x89PNG")
 
@@ -177,8 +177,7 @@ def bnt(image, name):
     )
 
 
-def lm3(points):
-    nose = points[np.argmax(points[:, 2])]
+def lm3(nose):
     positions = nose + np.array(
         [
             [45, 45, -30],
@@ -209,7 +208,7 @@ def small_files(scan, points, spacing):
     return {
         "wrl": (vrml(points, triangles, 2).encode(), read_vrml),
         "bnt": (bnt(image, "a.png"), lambda path: mesh_of_range_image(path, read_bnt(path))),
-        "lm3": (lm3(points), read_nose_tip),
+        "lm3": (lm3(points[np.argmax(points[:, 2])]), read_nose_tip),
         **{
             suffix: (
                 exported

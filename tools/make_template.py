@@ -12,7 +12,7 @@ from scipy.spatial import Delaunay
 
 from drfer.datasets.anny3dfe.expressions import draw_activation, draw_style
 from drfer.datasets.anny3dfe.head import HeadGenerator
-from drfer.datasets.anny3dfe.identity import draw_identity
+from drfer.datasets.anny3dfe.identity import Identity, draw_identity
 from drfer.datasets.anny3dfe.scanner import cast_rays
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.fast.points import farthest_point_order
@@ -28,7 +28,9 @@ LONGEST_EDGE = 6.0
 MODES = 40
 """Of shape, that registration fits."""
 MODE_FACES, MODE_SEED = 400, 99
-"""The faces that the modes come from: so many subjects that no database holds."""
+"""The faces that the modes come from: so many subjects that no database holds, ..."""
+MODE_IDENTITY = Identity(spread=0.145)
+"""... who differ as those of Anny-3DFE 1.0 did."""
 
 
 def build() -> Template:
@@ -72,7 +74,9 @@ def _shape_modes(
     weights = np.column_stack([1 - barycentric.sum(axis=1), barycentric])[..., None]
     faces = []
     for number in range(MODE_FACES):
-        person = draw_identity(rng, number % 2 == 0, generator.local_changes)
+        person = draw_identity(
+            rng, number % 2 == 0, generator.local_changes, MODE_IDENTITY
+        )
         neutral = generator.neutral(*person)
         expression, intensity = EXPRESSIONS[number % 6], 1 + number // 6 % 4
         activation = draw_activation(rng, expression, intensity, draw_style(rng), head.units)

@@ -29,7 +29,7 @@ from drfer.preprocessing.resampling import Settings
 from drfer.training.data import FoldData, input_clouds
 
 FIRST_TESTED = 100
-"""The first population of test subjects."""
+"""The first population of test subjects, counted from the protocol's first."""
 OF_A_POPULATION = 100
 """How many of its subjects are taken before those of the next."""
 
@@ -52,7 +52,7 @@ class DrawFaces:
     protocol: Draws
     """How many subjects there are."""
     draw: int = 1
-    """Which draw: the seed of the population that is trained on."""
+    """Which draw."""
     settings: Settings = Settings()
     """How scans are preprocessed."""
 
@@ -67,10 +67,15 @@ class DrawFaces:
         """Return the faces of another draw."""
         return replace(self, draw=draw)
 
+    @property
+    def population(self) -> int:
+        """The seed of the population that is trained on."""
+        return self.protocol.first_population + self.draw
+
     @cached_property
     def train_subjects(self) -> list[str]:
         """Who is trained on."""
-        return names_in(self.draw, self.protocol.train_subjects)
+        return names_in(self.population, self.protocol.train_subjects)
 
     @property
     def test_subjects(self) -> list[str]:
@@ -86,7 +91,7 @@ class DrawFaces:
     @cached_property
     def dataset(self) -> Populations:
         """The populations of all these subjects."""
-        return Populations({self.draw: self.protocol.train_subjects, **_sizes(self.protocol)})
+        return Populations({self.population: self.protocol.train_subjects, **_sizes(self.protocol)})
 
     @cached_property
     def keys(self) -> list[ScanKey]:
@@ -124,20 +129,20 @@ class DrawFaces:
         Yields:
             Whether this process has them now.
         """
-        with cache_lock(self.dataset.folder_of(self.draw).name, wait) as held:
+        with cache_lock(self.dataset.folder_of(self.population).name, wait) as held:
             yield held
 
     @property
     def are_left(self) -> bool:
         """Whether there is anything in the cache that `remove` removes."""
         places = [file.path for file in self._own_files]
-        return any(path.exists() for path in (*places, self.dataset.folder_of(self.draw)))
+        return any(path.exists() for path in (*places, self.dataset.folder_of(self.population)))
 
     def remove(self) -> None:
         """Remove what the cache has of the training faces."""
         for file in self._own_files:
             file.remove()
-        self.dataset.remove(self.draw)
+        self.dataset.remove(self.population)
 
     @property
     def _own_files(self) -> list[CacheFile]:
@@ -223,8 +228,9 @@ def _tested_hashes(protocol: Draws, settings: Settings) -> list[str]:
 
 def _sizes(protocol: Draws) -> dict[int, int]:
     """How many subjects of each population are tested."""
+    first = protocol.first_population + FIRST_TESTED
     starts = range(0, protocol.test_subjects, OF_A_POPULATION)
     return {
-        FIRST_TESTED + number: min(OF_A_POPULATION, protocol.test_subjects - start)
+        first + number: min(OF_A_POPULATION, protocol.test_subjects - start)
         for number, start in enumerate(starts)
     }

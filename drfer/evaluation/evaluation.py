@@ -48,9 +48,9 @@ class Evaluation:
         """
         if to_run:
             Store(out / "store").check_writable()
-        request = without_truth(request, dataset)
         protocol = request.preset.protocol
         drawn = isinstance(protocol, Draws)
+        request = request if drawn else without_truth(request, dataset)
         faces = DrawFaces(protocol) if drawn else prepare_faces(dataset, request.preset)
         evaluation = cls(request, faces, out)
         if to_run:
@@ -116,6 +116,8 @@ def protocol_asked_for(selection, preset: Preset) -> Protocol | Draws:
     if selection.draws is None:
         if count is not None:
             raise DrferError("--train-subjects is for draws: say with --draws how many there are")
+        if selection.development:
+            raise DrferError("--development is for draws: say with --draws how many there are")
         return replace(preset.protocol, redraw=selection.redraw)
     if selection.folds or selection.repeats != 1 or selection.redraw:
         raise DrferError("--draws has no folds: leave --folds, --repeats and --redraw away")
@@ -124,4 +126,5 @@ def protocol_asked_for(selection, preset: Preset) -> Protocol | Draws:
             "--draws makes populations of the open faces, and other datasets have none: leave "
             "--dataset, --root and --up away"
         )
-    return preset.draws if count is None else replace(preset.draws, train_subjects=count)
+    draws = replace(preset.draws, development=selection.development)
+    return draws if count is None else replace(draws, train_subjects=count)

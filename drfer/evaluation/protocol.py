@@ -24,6 +24,8 @@ gives; `python -m tools.make_folds` wrote it."""
 
 MOST_DRAWS = 99
 """Populations 1 to 99 of the open faces are trained on; those from 100 on are tested."""
+FIRST_OF_DEVELOPMENT = 1000
+"""Added to all of these if something is chosen by the draws, which may not be tested by them then."""
 MOST_TRAIN_SUBJECTS = 100
 """As many as a population has."""
 FEWEST_TRAIN_SUBJECTS = 9
@@ -82,6 +84,8 @@ class Draws:
     """Of how many of these measures are taken; accuracy is of all."""
     intensities: tuple[int, ...] = (3, 4)
     """Which intensities of each expression are used: the two highest ones."""
+    development: bool = False
+    """Whether these are other people, from population 1000 on, by whom things are chosen and tuned."""
     kind: str = "draws"
     """Tells it from a `Protocol` where only the fields are written."""
 
@@ -108,12 +112,19 @@ class Draws:
     def suffix(self) -> str:
         """What the name of an evaluation's folder says of it."""
         usual = self.train_subjects == type(self).train_subjects
-        return "-draws" if usual else f"-draws-{self.train_subjects}"
+        name = "-development" if self.development else "-draws"
+        return name if usual else f"{name}-{self.train_subjects}"
 
     @property
     def note(self) -> str:
         """What a caption says of it."""
-        return f", draws of {self.train_subjects} training subjects"
+        name = "development draws" if self.development else "draws"
+        return f", {name} of {self.train_subjects} training subjects"
+
+    @property
+    def first_population(self) -> int:
+        """What the populations' numbers start from."""
+        return FIRST_OF_DEVELOPMENT if self.development else 0
 
 
 def protocol_of(fields: dict) -> Protocol | Draws:

@@ -140,6 +140,7 @@ def _checked_protocol(fields: dict) -> Protocol | Draws:
         _require(
             all(map(_is_count, [*counts, *fields["intensities"]])), "its draws have no numbers"
         )
+        _require(isinstance(fields["development"], bool), "its draws' people are unknown")
         return protocol
     counts = [fields["subjects"], fields["folds"], fields["draw_seed"], *fields["intensities"]]
     _require(all(map(_is_count, counts)), "its protocol has no numbers")

@@ -23,6 +23,7 @@ from drfer.evaluation import engine
 from drfer.evaluation.collect import collect
 from drfer.evaluation.draws import DrawFaces, clouds_to_test
 from drfer.evaluation.engine import run_draws_here, status
+from drfer.evaluation.evaluation import Evaluation
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
@@ -104,6 +105,16 @@ def test_nobody_is_in_two_draws_and_all_are_tested_on_the_same(nothing_is_made):
     assert measured == set(tested[:60])
     assert sum(name[4] == "F" for name in measured) in (33, 34), "of 56 %"
     assert len(draws[0].keys) == len(set(draws[0].keys)) == (54 + 60) * 13
+
+
+def test_development_has_people_of_its_own(nothing_is_made):
+    usual, other = DrawFaces(Draws(), 7), DrawFaces(Draws(development=True), 7)
+    assert {name.split("-")[0] for name in other.train_subjects} == {"1007"}
+    assert {name.split("-")[0] for name in other.test_subjects} == {"1100", "1101", "1102"}
+    assert [name.split("-")[1] for name in other.train_subjects] == [
+        name.split("-")[1] for name in usual.train_subjects
+    ]
+    assert usual.hash != other.hash
 
 
 def test_fewer_training_subjects_are_a_part_of_more(nothing_is_made):
@@ -192,9 +203,9 @@ def test_no_two_draws_or_sizes_share_a_name(nothing_is_made, tmp_path):
         preset = replace(TINY_DRAWS, protocol=protocol)
         request = Request.of_names(preset, (METHOD,), ("features", "pose"), (), 5, 0)
         jobs = plan(request, DrawFaces(protocol), Store(tmp_path))
-        assert len(jobs) == 5 * (6 + 6 + 1 + 2)
+        assert len(jobs) == 5 * (6 + 6 + 1 + 1 + 2)
         names |= jobs.keys()
-    assert len(names) == len(protocols) * 5 * 15
+    assert len(names) == len(protocols) * 5 * 16
 
 
 def test_each_draw_has_a_seed_of_its_own():
@@ -313,10 +324,10 @@ def test_a_draw_that_fails_leaves_no_faces_and_keeps_its_weights(
         patch.setitem(PRESETS, "smoke", bad)
         code, said = command("crossval", *ARGUMENTS, "--out", tmp_path)
         assert code == 2
-        assert said.err.strip().splitlines()[-1].startswith("drfer: 4 of 14 jobs failed")
+        assert said.err.strip().splitlines()[-1].startswith("drfer: 4 of 16 jobs failed")
     left = {name for name in left_in(made_up_faces) if name.startswith("anny3dfe-")}
     assert left == {folder_of(100)}
-    assert len(list((tmp_path / "store").glob("*/weights.safetensors"))) == 10
+    assert len(list((tmp_path / "store").glob("*/weights.safetensors"))) == 12
     code, said = command("crossval", *ARGUMENTS, "--out", tmp_path)
     assert code == 0, said.err
     assert bytes_of(tmp_path) == bytes_of(finished_draws)
@@ -339,7 +350,7 @@ def test_killed_at_any_time_it_ends_with_the_same_bytes(made_up_faces, finished_
     driver = start("crossval", *ARGUMENTS, "--out", tmp_path)
     said, errors = driver.communicate()
     assert driver.returncode == 0, errors
-    assert 0 < said.count("saved") < 14, "what was there is not done again"
+    assert 0 < said.count("saved") < 16, "what was there is not done again"
     assert bytes_of(tmp_path) == bytes_of(finished_draws)
     assert_nothing_of_a_draw_is_left(made_up_faces, Store(tmp_path / "store"))
 
@@ -391,7 +402,7 @@ def test_two_drivers_share_the_draws(made_up_faces, finished_draws, tmp_path):
     assert [driver.returncode for driver in drivers] == [0, 0], said
     lines = [line for out, _ in said for line in out.splitlines()]
     saved = [line.split()[1] for line in lines if line.startswith("saved")]
-    assert len(saved) == len(set(saved)) == 14, "each job once"
+    assert len(saved) == len(set(saved)) == 16, "each job once"
     assert bytes_of(tmp_path) == bytes_of(finished_draws)
     assert_nothing_of_a_draw_is_left(made_up_faces, Store(tmp_path / "store"))
 
@@ -414,6 +425,7 @@ def test_two_drivers_share_the_draws(made_up_faces, finished_draws, tmp_path):
         (("--draws", 2, "--root", "."), "leave --dataset, --root and --up away"),
         (("--draws", 2, "--up", "z"), "leave --dataset, --root and --up away"),
         (("--train-subjects", 18), "--train-subjects is for draws"),
+        (("--development",), "--development is for draws"),
         (("--draws", 2, "--train-subjects", 8), "on 8 subjects; give --train-subjects 9 to 100"),
         (("--draws", 2, "--train-subjects", 101), "give --train-subjects 9 to 100"),
         (("--draws", 2, "--seed", 2**31 - 2), "2147483648 is no seed"),
@@ -437,15 +449,21 @@ def test_numbers_of_test_subjects_that_cannot_be_are_refused():
         assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("train_subjects, name", [(54, "anny3dfe-classroom-draws"), (18, "-18")])
-def test_each_number_of_training_subjects_has_a_folder_of_its_own(
-    nothing_is_made, tmp_path, train_subjects, name
-):
-    from drfer.evaluation.evaluation import Evaluation
-
-    preset = replace(PRESETS["classroom"], protocol=Draws(train_subjects=train_subjects))
-    request = Request.of_names(preset, ("main",), (), (), 1, 0)
-    assert Evaluation.open(request, None, tmp_path, to_run=False).folder.name.endswith(name)
+@pytest.mark.parametrize(
+    "draws, name",
+    [
+        (Draws(), "anny3dfe-classroom-draws"),
+        (Draws(train_subjects=18), "-draws-18"),
+        (Draws(development=True), "anny3dfe-classroom-development"),
+        (Draws(train_subjects=18, development=True), "-development-18"),
+    ],
+)
+def test_each_kind_of_draws_has_a_folder_of_its_own(nothing_is_made, tmp_path, draws, name):
+    preset = replace(PRESETS["classroom"], protocol=draws)
+    request = Request.of_names(preset, ("main", "bounds"), (), (), 1, 0)
+    evaluation = Evaluation.open(request, None, tmp_path, to_run=False)
+    assert evaluation.folder.name.endswith(name)
+    assert "linear: true activations" in evaluation.request.rows, "the truth is known"
 
 
 def test_results_of_other_training_subjects_are_not_mixed(

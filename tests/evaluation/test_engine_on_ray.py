@@ -258,7 +258,7 @@ def test_a_draw_is_one_task_and_gives_the_same_bytes(made_up_faces, tmp_path, mo
         collect(request, faces, store, tmp_path / name)
         written.append((tmp_path / name / "result.json").read_bytes())
     assert written[0] == written[1]
-    assert tasks == [list(jobs)[:7], list(jobs)[7:]]
+    assert tasks == [list(jobs)[:8], list(jobs)[8:]]
     assert not faces.are_left and not faces.of(2).are_left
     assert run_on_ray(jobs, faces, store) == []
     assert len(tasks) == 2, "nothing is missing any more"

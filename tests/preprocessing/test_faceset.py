@@ -22,12 +22,12 @@ def test_clouds_are_in_farthest_point_order_and_in_the_unit_ball(faces):
 
 
 FROZEN = {
-    "clouds": "e5a832d30cb2e0c0bb7a31d5596e31dd07bbfed9bb0d4a9d2f613ef200849b29",
-    "vertices": "a9e224bcd4e36eec734f4b963dba511f98764a4ecb0684052ebb2817e055f443",
-    "missing": "2b0f019cc10789a7249c57c194b38249df004d5c8168ecb36291028e4889119e",
-    "residuals": "ab684887fc096377c8ec8b0e216004175c3ed22917f0adc85551ba645aac8310",
+    "clouds": "7747308455f69f4b9287fd8bb9f7ad3aae7d7114da16dbff5740864c97feca0b",
+    "vertices": "14cecaa8412764eb6e5f4b1f264fc62df6ba4c1b28283590aefc8efa8aec2535",
+    "missing": "b933da4c16d6b77bf60e10fad7b6f311552300643d4b9d52354d0645f665e423",
+    "residuals": "12a0c5a38799dac797dab5d82a69f9cc4231f11562a8ccce7c5de7e2e9c3f270",
     "doubtful": "659d36ca563ba4622daabb36a71dafaf6060cdcbf89bb12e75426198496d272c",
-    "poses": "c1940b03397ba9fea46717dac0363df79c925814a70a1497d36fecc213c33b54",
+    "poses": "36934ed16f45f6aa1b89e1c7bdae2485bfff5648b71ec50c83ba178cc279c6de",
 }
 """Content of F0001's and M0001's neutral scans and intensities 3 and 4."""
 

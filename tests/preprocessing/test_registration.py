@@ -79,7 +79,7 @@ SETTINGS_THAT_MOVE_A_POSE = {
     "fine_steps": 5,
     "stiffness": (40.0, 20.0, 5.0),
     "softening": 0.9,
-    "rest_turn": 1.0,
+    "rest_turn": 1e-9,
     "rest_shift": 1e-9,
     "smallest_cosine": 0.9,
     "fewest_paired": 1.0,
