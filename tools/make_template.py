@@ -74,9 +74,7 @@ def _shape_modes(
     weights = np.column_stack([1 - barycentric.sum(axis=1), barycentric])[..., None]
     faces = []
     for number in range(MODE_FACES):
-        person = draw_identity(
-            rng, number % 2 == 0, generator.local_changes, MODE_IDENTITY
-        )
+        person = draw_identity(rng, number % 2 == 0, generator.local_changes, MODE_IDENTITY)
         neutral = generator.neutral(*person)
         expression, intensity = EXPRESSIONS[number % 6], 1 + number // 6 % 4
         activation = draw_activation(rng, expression, intensity, draw_style(rng), head.units)
