@@ -254,18 +254,46 @@ def bench(json: Path | None = None) -> None:
     print(report(json))
 
 
+def register(
+    scans: tyro.conf.Positional[tuple[Path, ...]],
+    up: str = "y",
+    unit: str | None = None,
+    out: Path = Path("runs/registered"),
+) -> None:
+    """Lay the common mesh onto scans, without landmarks; write mesh, pose and picture of each.
+
+    Args:
+        scans: OBJ, PLY, STL, XYZ, NPY, .wrl or .bnt; each of one face, turned by up to 40 degrees.
+        up: the axis that points up in them: x, y, z; -x, -y, -z as in --up=-z.
+        unit: mm, cm, m, in or um; judged by each scan's size if not given.
+        out: the folder to write into.
+    """
+    from drfer.register import answers
+
+    complete = True
+    for answer in answers(scans, up, unit, out):
+        print(answer.as_text(), flush=True)
+        complete = complete and not answer.refusal
+    if not complete:
+        sys.exit(2)
+
+
 def predict(
     scans: tyro.conf.Positional[tuple[Path, ...]],
     up: str = "y",
+    unit: str | None = None,
     out: Path = Path("runs/predicted"),
+    mesh: bool = False,
     json: bool = False,
 ) -> None:
     """Say which expression each scan shows, by the kit's trained model, and draw what it saw.
 
     Args:
-        scans: OBJ, PLY, STL, .wrl or .bnt; each of one face, turned by up to 30 degrees.
+        scans: OBJ, PLY, STL, XYZ, NPY, .wrl or .bnt; each of one face, turned by up to 40 degrees.
         up: the axis that points up in them: x, y, z; -x, -y, -z as in --up=-z.
+        unit: mm, cm, m, in or um; judged by each scan's size if not given.
         out: the folder for the pictures.
+        mesh: write what `drfer register` writes, too.
         json: print JSON, one line for each scan, instead of text.
     """
     from json import dumps
@@ -275,7 +303,7 @@ def predict(
 
     model, _ = load_model()
     complete = True
-    for answer in answers(model, scans, up, out):
+    for answer in answers(model, scans, up, unit, out, mesh):
         print(dumps(answer.as_json()) if json else answer.as_text(), flush=True)
         complete = complete and not answer.refusal
     if not complete:
@@ -298,7 +326,7 @@ def _check_new_picture(path: Path | None) -> None:
         raise DrferError(f"--sheet {path} is there already; remove it, or give another name")
 
 
-COMMANDS = (reproduce, crossval, status, figures, faces, check, predict, bench, doctor)
+COMMANDS = (reproduce, crossval, status, figures, faces, check, register, predict, bench, doctor)
 
 
 def main() -> None:

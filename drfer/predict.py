@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from drfer.common.errors import DrferError, ScanFormatError, check_known
-from drfer.datasets import bosphorus, bu3dfe, scans
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
+from drfer.common.errors import DrferError
+from drfer.datasets.scan import EXPRESSIONS, FaceScan
+from drfer.each_scan import each_scan, output_name
 from drfer.figures.faces import draw_face, scale_bar, surface
 from drfer.figures.style import COLOURS, NORMAL, literal, look, save, sheet
 from drfer.models.drfer import DrFER
-from drfer.preprocessing.resampling import Settings, preprocess_scan
-
-SUFFIXES = (".wrl", ".bnt", *scans.SUFFIXES)
-"""Endings of the files that can be read."""
+from drfer.preprocessing.resampling import Carried, Settings, carry_template, network_input
+from drfer.register import write
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +37,8 @@ class Prediction:
     """The scan as the network sees it, shape (P, 3), mm."""
     neutralised: np.ndarray
     """The face that the identity branch makes of it, shape (P, 3), mm."""
+    carried: Carried
+    """The common mesh on the scan."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class Answer:
     """Why there is no prediction, or no picture of it."""
     picture: Path | None = None
     """The picture of what the model saw."""
+    written: tuple[Path, ...] = ()
+    """What was written of the registered mesh."""
 
     def as_json(self) -> dict:
         """Return the answer as `drfer predict --json` prints it, one line for each file."""
@@ -66,6 +67,8 @@ class Answer:
             said["doubtful"] = found.doubtful
         if self.picture:
             said["picture"] = str(self.picture)
+        if self.written:
+            said["registered"] = list(map(str, self.written))
         if self.refusal:
             said["refused"] = self.refusal
         return said
@@ -80,72 +83,44 @@ class Answer:
         if self.prediction.doubtful:
             lines.append("  it registers less well than a good scan of a face: look at the picture")
         lines.append(f"  picture: {self.picture or self.refusal}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {path}" for path in self.written)])
 
 
-def answers(model: DrFER, paths: tuple[Path, ...], up: str, out: Path) -> Iterator[Answer]:
+def answers(
+    model: DrFER, paths: tuple[Path, ...], up: str, unit: str | None, out: Path, mesh: bool = False
+) -> Iterator[Answer]:
     """Yield an answer for each file, in their order, whatever happens to the others.
 
     Args:
         model: as `drfer.load_model` gives it.
         paths: files with one face each.
         up: the axis that points up in them, such as "z" or "-y".
+        unit: their unit, such as "cm"; None if it is to be judged by their size.
         out: the folder for the pictures. A picture's name holds a hash of the file's path and
             content, so that no other scan's picture is written over.
+        mesh: whether the registered mesh is written too, as `drfer register` does.
 
     Raises:
-        DrferError: there is no file, or no such axis.
+        DrferError: there is no file, or no such axis or unit.
     """
-    check_known("axis", up, scans.UP)
-    if not paths:
-        raise DrferError("name at least one scan")
-    for path in paths:
-        try:
-            prediction = predict(model, read_scan(path, up))
-        except DrferError as error:
-            yield Answer(str(path), refusal=str(error))
+    for path, found, refusal in each_scan(paths, up, unit, partial(_of_scan, model)):
+        if found is None:
+            yield Answer(str(path), refusal=refusal)
             continue
-        except Exception as error:  # a fault of ours, perhaps: the other files have none of it
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            yield Answer(str(path), refusal=f"{path}: drfer fails on this scan ({what})")
-            continue
-        drawn = out / f"{path.stem[:40]}-{_digest(path, up)}.png"
+        scan, prediction = found
+        name = output_name(path, up)
+        drawn = out / f"{name}.png"
         try:
+            written = write(scan, prediction.carried, out / f"{name}-mesh") if mesh else ()
             save(picture(prediction), drawn)
         except DrferError as error:  # the answer is worth having without it
-            yield Answer(str(path), prediction, str(error))
+            yield Answer(scan.source, prediction, str(error))
         else:
-            yield Answer(str(path), prediction, picture=drawn)
+            yield Answer(scan.source, prediction, picture=drawn, written=written)
 
 
-def read_scan(path: Path, up: str = "y") -> FaceScan:
-    """Return the scan in a file of any format that the kit reads.
-
-    Args:
-        path: a `.wrl`, `.bnt`, OBJ, PLY or STL file.
-        up: the axis that points up in it.
-
-    Raises:
-        ScanFormatError: the file cannot be read, or holds no scan; the sentence says where in it.
-        DrferError: the file has another ending, or there is no such axis.
-    """
-    key, kind = ScanKey(path.stem, NEUTRAL, 0), path.suffix.lower()
-    if kind not in SUFFIXES:
-        raise DrferError(f"{path}: no format that is read here; give {', '.join(SUFFIXES)}")
-    check_known("axis", up, scans.UP)
-    try:
-        path.stat()  # an error that says more than "no file"
-        if not path.is_file():  # a pipe would never end
-            raise ScanFormatError(f"{path}: this is not a file that could hold a scan")
-        if kind in scans.SUFFIXES:
-            return scans.read_scan(path, key, up)
-        if kind == ".wrl":
-            points, triangles = bu3dfe.read_vrml(path)
-        else:
-            points, triangles = bosphorus.mesh_of_range_image(path, bosphorus.read_bnt(path))
-    except OSError as error:
-        raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
-    return FaceScan((points @ scans.UP[up].T).astype(np.float32), triangles, key, str(path))
+def _of_scan(model: DrFER, scan: FaceScan) -> tuple[FaceScan, Prediction]:
+    return scan, predict(model, scan)
 
 
 @torch.no_grad()
@@ -160,7 +135,8 @@ def predict(model: DrFER, scan: FaceScan, settings: Settings = Settings()) -> Pr
     Raises:
         ScanFormatError: the scan does not register as a face.
     """
-    seen = preprocess_scan(scan, settings)
+    carried = carry_template(scan, settings)
+    seen = network_input(carried, settings)
     points = model.expression.decoder.layers[-1].out_features // 3
     cloud = torch.from_numpy(seen["cloud"][None, :points]).to(next(model.parameters()).device)
     logits = model.expression.classifier(model.expression.encode(cloud))
@@ -173,6 +149,7 @@ def predict(model: DrFER, scan: FaceScan, settings: Settings = Settings()) -> Pr
         doubtful=bool(seen["doubtful"]),
         registered=faces[0],
         neutralised=faces[1],
+        carried=carried,
     )
 
 
@@ -193,10 +170,3 @@ def picture(prediction: Prediction) -> Figure:
     seen = "as a model trained on synthetic faces sees it"
     figure.suptitle(f"{literal(prediction.source)}\n{seen}", size=NORMAL)
     return figure
-
-
-def _digest(path: Path, up: str) -> str:
-    """Return eight characters that no other scan's picture has."""
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(os.fsencode(path.absolute()) + up.encode())
-    return digest.hexdigest()[:8]

@@ -1,5 +1,7 @@
 """Writes trees laid out as BU-3DFE and Bosphorus are, from open faces, with real copies' quirks."""
 
+import io
+
 import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import cKDTree
@@ -9,7 +11,7 @@ from drfer.datasets.bosphorus import mesh_of_range_image, read_bnt, read_nose_ti
 from drfer.datasets.bu3dfe import EXPRESSION_CODES as BU_CODES
 from drfer.datasets.bu3dfe import read_vrml
 from drfer.datasets.scan import NEUTRAL
-from drfer.datasets.scans import read_scan
+from drfer.datasets.scan_file import read_scan
 
 RACES = ("AE", "AM", "BL", "IN", "LA", "WH")
 BACKGROUND = -1e9
@@ -218,4 +220,16 @@ def small_files(scan, points, spacing):
             )
             for suffix in ("obj", "ply", "stl")
         },
+        "xyz": (_text_of(scan.points[:700]), lambda path: read_scan(path, scan.key)),
+        "npy": (_array_of(scan.points[:700]), lambda path: read_scan(path, scan.key)),
     }
+
+
+def _text_of(points):
+    return "\n".join(" ".join(map(str, point)) for point in points).encode()
+
+
+def _array_of(points):
+    file = io.BytesIO()
+    np.save(file, points)
+    return file.getvalue()

@@ -25,6 +25,7 @@ from drfer.common.errors import DrferError, ScanFormatError
 from drfer.datasets.anny3dfe import Anny3DFE, FaceSettings
 from drfer.datasets.anny3dfe.identity import Identity
 from drfer.datasets.scan import EXPRESSIONS
+from drfer.datasets.scan_file import read_scan
 from drfer.evaluation.experiment import Experiment, prepare_faces
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.store import Store
@@ -164,7 +165,7 @@ def test_formats_give_the_same_answer(tiny, scan, tmp_path, kind):
     else:
         trimesh.Trimesh(scan.points, scan.triangles, process=False).export(path)
     model, _ = shipped.load_model()
-    found, expected = predict.predict(model, predict.read_scan(path)), predict.predict(model, scan)
+    found, expected = predict.predict(model, read_scan(path)), predict.predict(model, scan)
     assert tuple(found.probabilities) == EXPRESSIONS
     assert sum(found.probabilities.values()) == pytest.approx(1)
     probabilities = list(expected.probabilities.values())
@@ -185,7 +186,7 @@ def test_a_turned_head_is_turned_back(tiny, scan, degrees):
 def test_what_is_no_face_is_refused(tiny, tmp_path):
     trimesh.creation.icosphere(4, 90).export(tmp_path / "ball.ply")
     with pytest.raises(ScanFormatError, match="does not register as a face"):
-        predict.predict(shipped.load_model()[0], predict.read_scan(tmp_path / "ball.ply"))
+        predict.predict(shipped.load_model()[0], read_scan(tmp_path / "ball.ply"))
 
 
 def test_what_is_no_scan_is_refused(tmp_path):
@@ -200,7 +201,7 @@ def test_what_is_no_scan_is_refused(tmp_path):
         "pipe.obj": "not a file that could hold a scan",  # whose reader would wait for ever
     }.items():
         with pytest.raises(DrferError, match=sentence):
-            predict.read_scan(tmp_path / name)
+            read_scan(tmp_path / name)
 
 
 @pytest.fixture
@@ -228,6 +229,19 @@ def test_the_command_prints_probabilities_and_draws_each_face(command, face, tmp
     assert picture.shape[0] > 200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
+def test_the_registered_mesh_is_written_too_if_asked_for(command, face, tmp_path):
+    code, said = command(face, "--out", tmp_path / "drawn", "--mesh", "--json")
+    answer = json.loads(said)
+    assert code == 0 and [Path(path).suffix for path in answer["registered"]] == [
+        ".ply",
+        ".json",
+        ".png",
+    ]
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
+        Path(path).name for path in [*answer["registered"], answer["picture"]]
+    }
+
+
 def test_one_refused_scan_is_said_and_the_others_are_answered(command, face, tmp_path):
     ball = tmp_path / "ball.ply"
     trimesh.creation.icosphere(4, 90).export(ball)
@@ -240,14 +254,14 @@ def test_one_refused_scan_is_said_and_the_others_are_answered(command, face, tmp
 def test_one_scan_that_crashes_the_registration_does_not_end_the_others(
     command, face, tmp_path, monkeypatch
 ):
-    preprocess = predict.preprocess_scan
+    carry = predict.carry_template
 
     def fragile(scan, settings):
         if scan.source.endswith("bad.ply"):
             raise ValueError("array must not contain infs\nor NaNs")
-        return preprocess(scan, settings)
+        return carry(scan, settings)
 
-    monkeypatch.setattr(predict, "preprocess_scan", fragile)
+    monkeypatch.setattr(predict, "carry_template", fragile)
     bad = Path(shutil.copy(face, tmp_path / "bad.ply"))
     code, said = command(face, bad, face, "--out", tmp_path / "drawn", "--json")
     first, refused, last = map(json.loads, said.splitlines())
@@ -280,9 +294,13 @@ def test_an_answer_is_given_though_its_picture_cannot_be_written(command, face, 
 
 
 def test_nothing_to_predict_and_a_strange_axis_are_one_sentence(tiny, tmp_path):
-    for paths, up, sentence in (((), "y", "at least one scan"), ((tmp_path,), "w", "no axis 'w'")):
+    for paths, up, unit, sentence in (
+        ((), "y", None, "at least one scan"),
+        ((tmp_path,), "w", None, "no axis 'w'"),
+        ((tmp_path,), "y", "feet", "no unit 'feet'"),
+    ):
         with pytest.raises(DrferError, match=sentence):
-            next(predict.answers(shipped.load_model()[0], paths, up, tmp_path))
+            next(predict.answers(shipped.load_model()[0], paths, up, unit, tmp_path))
 
 
 ODD_NAMES = [rb"$\frac$.ply", rb"**.ply", b"f\xe9e.ply", "面部.ply".encode(), b"a" * 250 + b".ply"]

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from drfer.common.device import keep_freed_memory
+from drfer.common.files import write_json
 from drfer.common.parallel import progress
 from drfer.datasets.anny3dfe import Anny3DFE
 from drfer.evaluation.origin import provenance
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
-from drfer.evaluation.result import write_json
 from drfer.evaluation.run import Run
 from drfer.figures.style import BLUE, GREY, ORANGE
 from drfer.models.drfer import DrFER

@@ -81,6 +81,12 @@ def written_whole(target: Path, remedy: str = "choose another folder") -> Iterat
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def write_json(path: Path, content) -> None:
+    """Write a JSON file whole, or not at all."""
+    with written_whole(path) as target:
+        target.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
 def _locked_folder(target: Path) -> tuple[Path, FileLock]:
     """Make a temporary folder beside the target that counts as alive until this process ends."""
     while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class FaceScan:
     key: ScanKey
     source: str
     """The file or generator that the scan came from."""
+    from_file: np.ndarray = field(default_factory=lambda: np.eye(4))
+    """Matrix (4, 4) from the file's coordinates, in its unit, to `points`."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a mesh."""

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from drfer.common.errors import DrferError
+from drfer.common.files import write_json
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.evaluation.draws import DrawFaces, faces_of
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import Request, measured_runs, plan
-from drfer.evaluation.result import Result, load_result, write_json
+from drfer.evaluation.result import Result, load_result
 from drfer.evaluation.result_format import parse_provenance
 from drfer.evaluation.rows import ROWS
 from drfer.evaluation.run import Run

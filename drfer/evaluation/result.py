@@ -10,7 +10,6 @@ dictionaries. A results folder holds one folder for each evaluation, with three 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from drfer.common.errors import DrferError
-from drfer.common.files import written_whole
+from drfer.common.files import write_json, written_whole
 from drfer.evaluation.protocol import Draws, Protocol, protocol_of
 from drfer.evaluation.result_format import FORMAT, parse_result, parse_samples, position_of
 from drfer.evaluation.rows import ROWS
@@ -175,9 +174,3 @@ def load_result(folder: Path) -> Result:
             "another folder, or take it away"
         ) from None
     return Result(heading, entries, samples)
-
-
-def write_json(path: Path, content) -> None:
-    """Write a JSON file whole, or not at all."""
-    with written_whole(path) as target:
-        target.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -160,7 +160,7 @@ def scan_sheet(scans: list[list[FaceScan]], title: str) -> Figure:
     edges = iter(windows([scan.points for row in scans for scan in row]))
     for row, axes in zip(scans, panels):
         for scan, panel in zip(row, axes):
-            mesh = _simplified(scan.points, scan.triangles)
+            mesh = simplified(scan.points, scan.triangles)
             draw_face(panel, surface(*mesh), window=next(edges))
             colour = COLOURS.get(scan.key.expression, "black")
             panel.set_title(literal(str(scan.key), 40), size=SMALL, color=colour)
@@ -171,8 +171,8 @@ def scan_sheet(scans: list[list[FaceScan]], title: str) -> Figure:
     return figure
 
 
-def _simplified(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A mesh of more points than a panel has pixels, with one point for each small cube."""
+def simplified(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a mesh; if it has more points than a panel has pixels, one for each small cube."""
     if len(points) < 60_000:
         return points, triangles
     low, high = np.percentile(points, (1, 99), axis=0)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import Delaunay, QhullError, cKDTree
+from scipy.spatial import cKDTree
+
+from drfer.datasets.clouds import triangulated
 
 LAMP = np.array([-0.36, 0.48, 0.80])
 """Direction to the lamp, of length 1: above the viewer's left shoulder."""
@@ -84,36 +86,6 @@ def surface(
     return Surface(points, triangles, normals, _creases(smooth, normals, neighbours, weights))
 
 
-def triangulated(cloud: np.ndarray) -> np.ndarray:
-    """Return triangles of a cloud, shape (m, 3), anticlockwise seen from outside.
-
-    They are found in the face's own frontal plane, also when it is turned, and those with an edge
-    that is long beside the cloud's spacing, in the plane or in space, are left out.
-
-    Args:
-        cloud: shape (n, 3), in any unit.
-    """
-    nothing = np.empty((0, 3), dtype=int)
-    if len(cloud) < 8:
-        return nothing
-    spacing = cKDTree(cloud).query(cloud, k=7)[0][:, -1]
-    usual = np.median(spacing)
-    spacing = np.clip(spacing, usual, 3 * usual)  # the sixth neighbour of a point at a rim is far
-    plane = cloud @ _own_axes(cloud)[:2].T
-    try:
-        triangles = Delaunay(plane).simplices
-    except QhullError:  # all points are on one line
-        return nothing
-    a, b, c = (plane[triangles[:, corner]] for corner in range(3))
-    (x, y), (u, v) = (b - a).T, (c - a).T
-    triangles = np.where((x * v - y * u < 0)[:, None], triangles[:, ::-1], triangles)
-    ends = triangles, np.roll(triangles, 1, axis=1)
-    in_plane = np.linalg.norm(plane[ends[0]] - plane[ends[1]], axis=-1)
-    in_space = np.linalg.norm(cloud[ends[0]] - cloud[ends[1]], axis=-1)
-    near = (spacing[ends[0]] + spacing[ends[1]]) / 2
-    return triangles[((in_plane < 1.3 * near) & (in_space < 2.8 * near)).all(axis=1)]
-
-
 def displacement(points: np.ndarray, reference: Surface) -> np.ndarray:
     """Return how far points lie outside a reference surface, shape (n,), negative inside.
 
@@ -131,15 +103,6 @@ def displacement(points: np.ndarray, reference: Surface) -> np.ndarray:
     aside = np.linalg.norm(away - outside[:, None] * reference.normals[nearest], axis=1)
     spacing = np.median(tree.query(reference.points, k=2)[0][:, 1])
     return np.where(aside < 2 * spacing, outside, np.nan)
-
-
-def _own_axes(cloud: np.ndarray) -> np.ndarray:
-    """Axes (3, 3), one a row, the last of them across the flattest plane, towards the viewer."""
-    across = np.linalg.eigh(np.cov(cloud.T))[1][:, 0]
-    across = across if across[2] >= 0 else -across
-    along = np.cross([0.0, 1.0, 0.0] if abs(across[1]) < 0.9 else [0.0, 0.0, -1.0], across)
-    along /= np.linalg.norm(along)
-    return np.stack([along, np.cross(across, along), across])
 
 
 def _normals_of_mesh(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from drfer.common.errors import DrferError
 from drfer.common.files import CacheFile, cached_arrays, digest_of
 from drfer.common.parallel import map_on_all_cores
 from drfer.datasets import Dataset
+from drfer.datasets.clouds import RADIUS_EXPONENT, visible_points
 from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.fast.points import farthest_point_order
 from drfer.preprocessing.faceset import FaceSet
@@ -26,10 +26,6 @@ VERSION = 1
 CAMERA_DISTANCE = 600.0
 """mm from the template's origin, as far as a depth camera stands from a face; from 1500 mm 2 % of
 the points that are seen differ."""
-RADIUS_EXPONENT = 4.0
-"""Of the sphere that hidden points are flipped at. Rays cast on the surfaces of 24 open faces agree
-for 97 % of points, all poses together (93 % with 3, which loses points seen from the side; 91 %
-with 5, which keeps some of the far side)."""
 STORED_UNIT = 0.01
 """mm; turned clouds are kept as whole numbers of it, which fit in 16 bits: far below a scanner's
 noise, at half the size."""
@@ -72,29 +68,6 @@ class PosedFaces:
     """How many points of the dense face are seen, shape (n, 17)."""
     hash: str
     """Of the faces, the poses and the camera."""
-
-
-def visible_points(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Find the points that a camera sees: hidden point removal (Katz et al. 2007, section 3).
-
-    Seen is what lies on the convex hull of the camera and the points flipped at a sphere around it,
-    of radius 10^RADIUS_EXPONENT times the largest distance. Of coinciding points one is seen at
-    most.
-
-    Args:
-        points: shape (n, 3), in any unit.
-        camera: where it stands, shape (3,), in the same unit.
-
-    Returns:
-        Which points are seen, shape (n,).
-    """
-    from_camera = points.astype(np.float64) - camera
-    distance = np.linalg.norm(from_camera, axis=1, keepdims=True)
-    radius = distance.max() * 10**RADIUS_EXPONENT
-    flipped = from_camera * (2 * radius / distance - 1)
-    visible = np.zeros(len(points) + 1, dtype=bool)
-    visible[ConvexHull(np.vstack([flipped, np.zeros((1, 3))])).vertices] = True
-    return visible[:-1]
 
 
 def turn_and_hide(points: np.ndarray, pose: Pose) -> np.ndarray:

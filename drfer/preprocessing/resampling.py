@@ -58,15 +58,45 @@ def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str
     Raises:
         ScanFormatError: the scan does not register as a face, or covers too little of one.
     """
+    return network_input(carry_template(scan, settings), settings)
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """The template on a scan: the same face, in the template's pose and topology."""
+
+    registration: Registration
+    points: np.ndarray
+    """The template's vertices, shape (39923, 3), mm, in the template's frame."""
+    missing: np.ndarray
+    """For which of them the scan has no surface, shape (39923,): these are where the template has
+    them, or at the scan's border."""
+    doubtful: bool
+    """Whether someone should look at it."""
+
+
+def carry_template(scan: FaceScan, settings: Settings = Settings()) -> Carried:
+    """Register a scan, and carry the template's vertices onto it.
+
+    Raises:
+        ScanFormatError: the scan does not register as a face, or covers too little of one.
+    """
     registration = register(scan, settings.registration)
     doubtful = registration.is_doubtful(settings.registration)
     if registration.is_refused(settings.registration):
         raise _no_face(scan, registration)
     points, missing = resample(scan, registration.pose, settings)
+    seen = np.count_nonzero(~missing)
+    if seen < max(settings.points, doubtful * settings.smallest_cover * len(points)):
+        raise _no_face(scan, registration, f", {seen / len(points):.0%} of the mesh covered")
+    return Carried(registration, points, missing, doubtful)
+
+
+def network_input(carried: Carried, settings: Settings = Settings()) -> dict[str, np.ndarray]:
+    """Return what is kept of a scan whose template is carried: see `preprocess_scan`."""
+    points, missing = carried.points, carried.missing
     # rounded before it is ordered, so that the order holds for what is stored
     seen = (points[~missing] / settings.frame_length).astype(np.float32)
-    if len(seen) < max(settings.points, doubtful * settings.smallest_cover * len(points)):
-        raise _no_face(scan, registration, f", {len(seen) / len(points):.0%} of the mesh covered")
     # the first template vertex that is seen is the one nearest to the nose tip
     order = farthest_point_order(seen, settings.points)
     kept = points[: settings.template_points] / settings.frame_length
@@ -74,9 +104,9 @@ def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str
         "cloud": seen[order],
         "vertices": kept.astype(np.float32),
         "missing": missing[: settings.template_points],
-        "pose": registration.pose,
-        "residual": np.float64(registration.residual),
-        "doubtful": np.bool_(doubtful),
+        "pose": carried.registration.pose,
+        "residual": np.float64(carried.registration.residual),
+        "doubtful": np.bool_(carried.doubtful),
     }
 
 

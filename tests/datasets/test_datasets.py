@@ -23,12 +23,12 @@ from drfer.datasets.bosphorus import (
 )
 from drfer.datasets.bu3dfe import BU3DFE, read_vrml
 from drfer.datasets.scan import EXPRESSIONS, ScanKey
-from drfer.datasets.scans import UP, read_scan
+from drfer.datasets.scan_file import UP, read_scan
 from drfer.preprocessing.faceset import preprocess
 from drfer.preprocessing.resampling import preprocess_scan
 
 KEY = ScanKey("F0001", "fear", 4)
-SUFFIXES = ["wrl", "bnt", "lm3", "obj", "ply", "stl"]
+SUFFIXES = ["wrl", "bnt", "lm3", "obj", "ply", "stl", "xyz", "npy"]
 MUTATIONS = int(os.environ.get("DRFER_MUTATIONS", "150"))
 """Mutated files of each format; raise it for a longer search."""
 
@@ -334,7 +334,7 @@ end_header
         ("obj", b"v 0 0 0\nv 1 inf 0\nv 0 1 0\nf 1 2 3", "point 1 is not finite"),
         ("obj", b"\0\xff" * 1000, "OBJ|no triangle"),
         ("ply", PLY.format(vertices=3, faces=2).encode(), "promises 2 polygons, but 1 are there"),
-        ("ply", PLY.format(vertices=65535 * 65535, faces=65535 * 65535).encode(), "no triangle"),
+        ("ply", PLY.format(vertices=65535 * 65535, faces=65535 * 65535).encode(), "promises"),
         (
             "ply",
             PLY.format(vertices=3, faces=1).replace("0 1 2", "0 1 9").encode(),

@@ -1,0 +1,54 @@
+"""What commands that take files of scans share: an answer for each file, whatever the others are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from drfer.common.errors import DrferError, check_known
+from drfer.datasets.scan import FaceScan
+from drfer.datasets.scan_file import UNITS, UP, read_scan
+
+Made = TypeVar("Made")
+
+
+def each_scan(
+    paths: tuple[Path, ...], up: str, unit: str | None, make: Callable[[FaceScan], Made]
+) -> Iterator[tuple[Path, Made | None, str]]:
+    """Read files one by one, and make something of each.
+
+    Args:
+        paths: files with one face each.
+        up: the axis that points up in them, such as "z" or "-y".
+        unit: their unit, such as "cm"; None if it is to be judged by their size.
+        make: what is made of a scan.
+
+    Yields:
+        A file, what was made of it, or None, and then why it was refused.
+
+    Raises:
+        DrferError: there is no file, or no such axis or unit.
+    """
+    check_known("axis", up, UP)
+    if unit is not None:
+        check_known("unit", unit, UNITS)
+    if not paths:
+        raise DrferError("name at least one scan")
+    for path in paths:
+        try:
+            yield path, make(read_scan(path, up=up, unit=unit)), ""
+        except DrferError as error:
+            yield path, None, str(error)
+        except Exception as error:  # a fault of ours, perhaps: the other files have none of it
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            yield path, None, f"{path}: drfer fails on this scan ({what})"
+
+
+def output_name(path: Path, up: str) -> str:
+    """Return a name for what is written of a file: no other path, content or axis has the same."""
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(os.fsencode(path.absolute()) + up.encode())
+    return f"{path.stem[:40]}-{digest.hexdigest()[:8]}"
