@@ -10,8 +10,6 @@ import os
 import shutil
 import signal
 import sys
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -19,6 +17,7 @@ import tyro
 
 from drfer import __version__
 from drfer.common.errors import DrferError
+from drfer.selection import Selection
 
 NARROWEST = 40
 """Columns of a terminal below which help is set as if there were so many."""
@@ -62,70 +61,6 @@ def reproduce(
     written = _draw(out)
     print((evaluation.folder / "table.md").read_text())
     print("Written:", *written, sep="\n  ")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What an evaluation consists of."""
-
-    dataset: str = "anny3dfe"
-    """anny3dfe, bu3dfe, bosphorus or scans"""
-    root: Path | None = None
-    """the folder of bu3dfe, bosphorus or scans"""
-    up: str = "y"
-    """the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z"""
-    preset: str = "classroom"
-    """paper, classroom, short or smoke"""
-    rows: tuple[str, ...] = ("main",)
-    """main (baseline and DrFER), table3 (and controls), control, bounds, beyond, readings, or names"""
-    measures: tuple[str, ...] = ()
-    """all, or of pose, features, disentanglement, diagnosis, curves, samples"""
-    folds: tuple[int, ...] = ()
-    """which folds; all if none is named"""
-    repeats: int = 1
-    """how often all folds are run, with the subjects shuffled anew each time"""
-    redraw: bool = False
-    """draw the subjects anew in each repeat"""
-    draws: int | None = None
-    """instead of folds: so many trainings, each on open faces of its own, all tested on the same 300"""
-    train_subjects: int | None = None
-    """how many subjects a draw trains on, 9 to 100; the preset's, which is 54, if not given"""
-    development: bool = False
-    """draws of other people, for choosing and tuning: what is chosen by them is then tested on draws"""
-    seed: int = 0
-    """of weights, batches and augmentation in the first repeat; each later repeat or draw the next"""
-    out: Path = Path("runs")
-    """the folder for the store and the results; if interrupted, the same command goes on there"""
-
-    def open(self, to_run: bool = True):
-        """Return the evaluation, to run it or only to look at it.
-
-        Raises:
-            DrferError: a name or number makes no sense, or nothing can be written.
-        """
-        from drfer import datasets
-        from drfer.common.device import keep_freed_memory
-        from drfer.common.errors import check_known
-        from drfer.evaluation.evaluation import Evaluation, protocol_asked_for
-        from drfer.evaluation.plan import Request
-        from drfer.evaluation.presets import PRESETS
-        from drfer.evaluation.protocol import drawn_subjects
-
-        keep_freed_memory()
-        check_known("dataset", self.dataset, datasets.NAMES)
-        check_known("preset", self.preset, PRESETS)
-        preset = PRESETS[self.preset]
-        preset = replace(preset, protocol=protocol_asked_for(self, preset))
-        repeats = self.repeats if self.draws is None else self.draws
-        request = Request.of_names(preset, self.rows, self.measures, self.folds, repeats, self.seed)
-        if self.draws is not None:
-            return Evaluation.open(request, None, self.out, to_run)
-        root = self.root and self.root.absolute()  # workers may stand in another folder
-        drawn = None if self.redraw else partial(drawn_subjects, protocol=preset.protocol)
-        dataset = datasets.open_dataset(
-            self.dataset, root, preset.dataset_subjects, self.up, only=drawn
-        )
-        return Evaluation.open(request, dataset, self.out, to_run)
 
 
 Selected = Annotated[Selection, tyro.conf.arg(name="")]

@@ -19,11 +19,6 @@ from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import preprocess
 
 
-def pytest_configure(config):
-    if hasattr(config, "workerinput"):  # one of several processes that share the cores
-        torch.set_num_threads(1)
-
-
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a GPU")

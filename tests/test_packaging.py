@@ -67,7 +67,7 @@ LAYERS = (
     "training",
     "evaluation",
     "figures",
-    "course each_scan register predict doctor bench cli",
+    "course each_scan register predict selection doctor bench cli",
 )
 """Each may import from its own and those before it."""
 UPWARD = {("datasets/check.py", "figures.faces")}

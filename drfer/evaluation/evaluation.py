@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +12,7 @@ from drfer.evaluation.collect import collect, earlier_result
 from drfer.evaluation.draws import DrawFaces
 from drfer.evaluation.experiment import prepare_faces
 from drfer.evaluation.plan import Job, Request, plan, without_truth
-from drfer.evaluation.presets import Preset
-from drfer.evaluation.protocol import Draws, Protocol
+from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import Result, folder_name
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
@@ -100,31 +99,3 @@ class Evaluation:
                 f"done stands in {self.folder}; `drfer status` says why"
             )
         return result
-
-
-def protocol_asked_for(selection, preset: Preset) -> Protocol | Draws:
-    """Return the preset's folds or its draws, with what a selection changes of them.
-
-    Args:
-        selection: what the command line was asked for, a `drfer.cli.Selection`.
-        preset: has both.
-
-    Raises:
-        DrferError: the selection says of folds what is for draws, or of draws what is for folds.
-    """
-    count = selection.train_subjects
-    if selection.draws is None:
-        if count is not None:
-            raise DrferError("--train-subjects is for draws: say with --draws how many there are")
-        if selection.development:
-            raise DrferError("--development is for draws: say with --draws how many there are")
-        return replace(preset.protocol, redraw=selection.redraw)
-    if selection.folds or selection.repeats != 1 or selection.redraw:
-        raise DrferError("--draws has no folds: leave --folds, --repeats and --redraw away")
-    if selection.dataset != "anny3dfe" or selection.root or selection.up != "y":
-        raise DrferError(
-            "--draws makes populations of the open faces, and other datasets have none: leave "
-            "--dataset, --root and --up away"
-        )
-    draws = replace(preset.draws, development=selection.development)
-    return draws if count is None else replace(draws, train_subjects=count)

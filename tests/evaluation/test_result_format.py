@@ -126,6 +126,7 @@ def test_another_form_is_refused_in_one_sentence(stored, form, tmp_path):
 
 
 DRAWS = {
+    "development": False,
     "kind": "draws",
     "train_subjects": 54,
     "test_subjects": 300,
@@ -137,6 +138,7 @@ OTHER_DRAWS = {
     "draw 100": (DRAWS, 100, 0),
     "another fold": (DRAWS, 1, 1),
     "another kind": (DRAWS | {"kind": "raws"}, 1, 0),
+    "people in words": (DRAWS | {"development": "no"}, 1, 0),
     "folds too": (DRAWS | {"folds": 10}, 1, 0),
     "too few training subjects": (DRAWS | {"train_subjects": 8}, 1, 0),
     "half a subject": (DRAWS | {"train_subjects": 54.5}, 1, 0),

@@ -95,7 +95,7 @@ def test_everything_is_written_and_the_same_twice(drawn):
 
 def of_draws(result):
     """The same numbers, as if each fold were a draw."""
-    protocol = {"kind": "draws", "train_subjects": 18, "test_subjects": 300}
+    protocol = {"kind": "draws", "development": False, "train_subjects": 18, "test_subjects": 300}
     heading = result.heading | {
         "protocol": protocol | {"measured_subjects": 60, "intensities": [3, 4]}
     }

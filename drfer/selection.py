@@ -1,0 +1,103 @@
+"""What an evaluation consists of, as the command line says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from drfer.common.errors import DrferError, check_known
+
+if TYPE_CHECKING:  # they take seconds to import, and `drfer --help` needs none
+    from drfer.evaluation.evaluation import Evaluation
+    from drfer.evaluation.presets import Preset
+    from drfer.evaluation.protocol import Draws, Protocol
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What an evaluation consists of."""
+
+    dataset: str = "anny3dfe"
+    """anny3dfe, bu3dfe, bosphorus or scans"""
+    root: Path | None = None
+    """the folder of bu3dfe, bosphorus or scans"""
+    up: str = "y"
+    """the axis that points up in your own scans: x, y, z; -x, -y, -z as in --up=-z"""
+    preset: str = "classroom"
+    """paper, classroom, short or smoke"""
+    rows: tuple[str, ...] = ("main",)
+    """main (baseline and DrFER), table3 (and controls), control, bounds, beyond, readings, or names"""
+    measures: tuple[str, ...] = ()
+    """all, or of pose, features, disentanglement, diagnosis, curves, samples"""
+    folds: tuple[int, ...] = ()
+    """which folds; all if none is named"""
+    repeats: int = 1
+    """how often all folds are run, with the subjects shuffled anew each time"""
+    redraw: bool = False
+    """draw the subjects anew in each repeat"""
+    draws: int | None = None
+    """instead of folds: so many trainings, each on open faces of its own, all tested on the same 300"""
+    train_subjects: int | None = None
+    """how many subjects a draw trains on, 9 to 100; the preset's, which is 54, if not given"""
+    development: bool = False
+    """draws of other people, for choosing and tuning: what is chosen by them is then tested on draws"""
+    seed: int = 0
+    """of weights, batches and augmentation in the first repeat; each later repeat or draw the next"""
+    out: Path = Path("runs")
+    """the folder for the store and the results; if interrupted, the same command goes on there"""
+
+    def open(self, to_run: bool = True) -> Evaluation:
+        """Return the evaluation, to run it or only to look at it.
+
+        Raises:
+            DrferError: a name or number makes no sense, or nothing can be written.
+        """
+        from drfer import datasets
+        from drfer.common.device import keep_freed_memory
+        from drfer.evaluation.evaluation import Evaluation
+        from drfer.evaluation.plan import Request
+        from drfer.evaluation.presets import PRESETS
+        from drfer.evaluation.protocol import drawn_subjects
+
+        keep_freed_memory()
+        check_known("dataset", self.dataset, datasets.NAMES)
+        check_known("preset", self.preset, PRESETS)
+        preset = PRESETS[self.preset]
+        preset = replace(preset, protocol=self._protocol(preset))
+        repeats = self.repeats if self.draws is None else self.draws
+        request = Request.of_names(preset, self.rows, self.measures, self.folds, repeats, self.seed)
+        if self.draws is not None:
+            return Evaluation.open(request, None, self.out, to_run)
+        root = self.root and self.root.absolute()  # workers may stand in another folder
+        drawn = None if self.redraw else partial(drawn_subjects, protocol=preset.protocol)
+        dataset = datasets.open_dataset(
+            self.dataset, root, preset.dataset_subjects, self.up, only=drawn
+        )
+        return Evaluation.open(request, dataset, self.out, to_run)
+
+    def _protocol(self, preset: Preset) -> Protocol | Draws:
+        """Return the preset's folds or its draws, with what is changed of them.
+
+        Raises:
+            DrferError: something is said of folds that is for draws, or the other way round.
+        """
+        count = self.train_subjects
+        if self.draws is None:
+            for name, given in (
+                ("--train-subjects", count is not None),
+                ("--development", self.development),
+            ):
+                if given:
+                    raise DrferError(f"{name} is for draws: say with --draws how many there are")
+            return replace(preset.protocol, redraw=self.redraw)
+        if self.folds or self.repeats != 1 or self.redraw:
+            raise DrferError("--draws has no folds: leave --folds, --repeats and --redraw away")
+        if self.dataset != "anny3dfe" or self.root or self.up != "y":
+            raise DrferError(
+                "--draws makes populations of the open faces, and other datasets have none: leave "
+                "--dataset, --root and --up away"
+            )
+        draws = replace(preset.draws, development=self.development)
+        return draws if count is None else replace(draws, train_subjects=count)
