@@ -32,7 +32,7 @@ def reproduce(
     seed: int = 0,
     out: Path = Path("runs"),
 ) -> None:
-    """Make the faces, train the three stages on one fold, test, and draw the figures.
+    """Make the faces, train the three stages on one fold, and the control; test, and draw figures.
 
     Args:
         dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, or
@@ -50,7 +50,7 @@ def reproduce(
         root,
         up,
         preset,
-        rows=("stage i", "stage i + ii", "stage i + ii + iii"),
+        rows=("stage i", "stage i + ii", "stage i + ii + iii", "stage i, as long"),
         measures=("features", "curves", "samples"),
         folds=(fold,),
         seed=seed,

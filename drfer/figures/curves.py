@@ -76,7 +76,10 @@ def _rows_by_fold(axis: Axes, result: Result) -> None:
         beside = {"xytext": (10, 6), "textcoords": "offset points", "size": NORMAL}
         axis.annotate(f"{mean:.1f}", (x, mean), color=colour, **beside)
     axis.set_xticks(range(len(rows)), rows)
-    axis.set_xlabel(f"{len(common)} {result.protocol.unit}s; bars: 95 % interval of the mean")
+    unit = result.protocol.unit
+    several = f"{len(common)} {unit}s; bars: 95 % interval of the mean"
+    axis.set_xlabel(f"one {unit}: a few points are chance" if len(common) == 1 else several)
+    axis.margins(y=0.15)
     axis.set(ylabel="accuracy on unseen subjects, %", xlim=(-0.4, max(len(rows), 1) - 0.4))
     axis.grid(axis="y", linewidth=0.3)
 

@@ -15,7 +15,7 @@ from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.result import load_result
-from drfer.evaluation.rows import METHOD
+from drfer.evaluation.rows import CONTROL, METHOD
 from drfer.evaluation.store import Store
 from drfer.training.stages import STAGES
 
@@ -54,7 +54,7 @@ def test_one_fold_is_a_cross_validation_of_one_fold(
     code, said = command("reproduce", "--preset", "smoke", "--out", tmp_path)
     assert code == 0, said.err
     assert "no table" in said.out, "the table is printed"
-    rows = ("stage i", "stage i + ii", METHOD)
+    rows = ("stage i", "stage i + ii", METHOD, CONTROL)
     request = tiny_request(rows, ("features", "curves", "samples"), (0,))
     store = Store(tmp_path / "store")
     assert sorted(saved) == sorted(plan(request, faces, store))
