@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from pathlib import Path
 
@@ -24,8 +25,6 @@ OTHER_NAMES = {
     "surprised": "surprise",
 }
 """What tables call expressions besides."""
-ENCODINGS = ("utf-8-sig", "utf-16", "latin-1")
-"""That spreadsheets write; the first that fits is taken, and the last always does."""
 SEPARATORS = (",", ";", "\t")
 
 
@@ -118,14 +117,14 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DrferError(f"{path}: cannot be read ({error.strerror})") from None
-    if b"\0" in content and content[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return content.decode("utf-16", errors="replace")
+    if b"\0" in content:
         raise DrferError(f"{path}: this is no text; save the table as CSV, UTF-8, with commas")
-    for encoding in ENCODINGS:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise AssertionError("the last encoding reads all bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _cell(path: Path, line: int, cells: dict[str, str], column: str) -> str:
