@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -205,12 +206,7 @@ def register(
     """
     from drfer.register import answers
 
-    complete = True
-    for answer in answers(scans, up, unit, out):
-        print(answer.as_text(), flush=True)
-        complete = complete and not answer.refusal
-    if not complete:
-        sys.exit(2)
+    _print_all(answers(scans, up, unit, out), lambda answer: answer.as_text())
 
 
 def predict(
@@ -237,9 +233,17 @@ def predict(
     from drfer.predict import answers
 
     model, _ = load_model()
+    _print_all(
+        answers(model, scans, up, unit, out, mesh),
+        lambda answer: dumps(answer.as_json()) if json else answer.as_text(),
+    )
+
+
+def _print_all(answers: Iterator, form: Callable[..., str]) -> None:
+    """Print answers as they come; exit code 2 if any scan was refused."""
     complete = True
-    for answer in answers(model, scans, up, unit, out, mesh):
-        print(dumps(answer.as_json()) if json else answer.as_text(), flush=True)
+    for answer in answers:
+        print(form(answer), flush=True)
         complete = complete and not answer.refusal
     if not complete:
         sys.exit(2)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from drfer.common.errors import DrferError, check_known
+from drfer.common.errors import DrferError
 from drfer.datasets.scan import FaceScan
-from drfer.datasets.scan_file import UNITS, UP, read_scan
+from drfer.datasets.scan_file import check_axis_and_unit, read_scan
 
 Made = TypeVar("Made")
 
@@ -32,9 +32,7 @@ def each_scan(
     Raises:
         DrferError: there is no file, or no such axis or unit.
     """
-    check_known("axis", up, UP)
-    if unit is not None:
-        check_known("unit", unit, UNITS)
+    check_axis_and_unit(up, unit)
     if not paths:
         raise DrferError("name at least one scan")
     for path in paths:
@@ -47,8 +45,11 @@ def each_scan(
             yield path, None, f"{path}: drfer fails on this scan ({what})"
 
 
-def output_name(path: Path, up: str) -> str:
-    """Return a name for what is written of a file: no other path, content or axis has the same."""
+def output_name(path: Path, up: str, unit: str | None) -> str:
+    """Return a name for what is written of a file.
+
+    No other path or content has the same, nor has the same file with another axis or unit.
+    """
     digest = hashlib.sha256(path.read_bytes())
-    digest.update(os.fsencode(path.absolute()) + up.encode())
+    digest.update(os.fsencode(path.absolute()) + f"{up} {unit}".encode())
     return f"{path.stem[:40]}-{digest.hexdigest()[:8]}"

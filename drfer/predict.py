@@ -18,7 +18,7 @@ from drfer.figures.faces import draw_face, scale_bar, surface
 from drfer.figures.style import COLOURS, NORMAL, literal, look, save, sheet
 from drfer.models.drfer import DrFER
 from drfer.preprocessing.resampling import Carried, Settings, carry_template, network_input
-from drfer.register import write
+from drfer.register import DOUBT, write
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Answer:
         for name, value in self.prediction.probabilities.items():
             lines.append(f"  {name:<10} {100 * value:5.1f} %  {'#' * round(30 * value)}")
         if self.prediction.doubtful:
-            lines.append("  it registers less well than a good scan of a face: look at the picture")
+            lines.append(f"  {DOUBT}")
         lines.append(f"  picture: {self.picture or self.refusal}")
         return "\n".join([*lines, *(f"  {path}" for path in self.written)])
 
@@ -108,7 +108,7 @@ def answers(
             yield Answer(str(path), refusal=refusal)
             continue
         scan, prediction = found
-        name = output_name(path, up)
+        name = output_name(path, up, unit)
         drawn = out / f"{name}.png"
         try:
             written = write(scan, prediction.carried, out / f"{name}-mesh") if mesh else ()

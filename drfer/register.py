@@ -18,6 +18,7 @@ from drfer.figures.style import BLUE, NORMAL, ORANGE, literal, look, save, sheet
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.resampling import Carried, carry_template
 
+DOUBT = "it registers less well than a good scan of a face: look at the picture"
 WIRES = 1000
 """Vertices of the mesh that a picture draws over the scan."""
 
@@ -33,6 +34,7 @@ class Answer:
     refusal: str = ""
     """Why it was."""
     written: tuple[Path, ...] = ()
+    """Mesh, pose and picture."""
 
     def as_text(self) -> str:
         """Return the answer in a few lines."""
@@ -44,7 +46,7 @@ class Answer:
             f"  residual {fit.residual:.2f} mm, {1 - self.carried.missing.mean():.0%} of the mesh found",
         ]
         if self.carried.doubtful:
-            lines.append("  it registers less well than a good scan of a face: look at the picture")
+            lines.append(f"  {DOUBT}")
         return "\n".join([*lines, *(f"  {path}" for path in self.written)])
 
 
@@ -70,7 +72,7 @@ def answers(paths: tuple[Path, ...], up: str, unit: str | None, out: Path) -> It
             continue
         scan, result = made
         try:
-            written = write(scan, result, out / output_name(path, up))
+            written = write(scan, result, out / output_name(path, up, unit))
         except DrferError as error:
             yield Answer(scan.source, refusal=str(error))
         else:

@@ -1,6 +1,7 @@
 """One small database for all tests, made once in a folder of its own."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from driver import tiny_request
 
+from drfer.cli import main
 from drfer.datasets.anny3dfe.database import Anny3DFE
 from drfer.evaluation.collect import collect
 from drfer.evaluation.engine import run_here
@@ -77,3 +79,20 @@ def finished(faces, tmp_path_factory):
     assert run_here(jobs, faces, store) == []
     torch.set_num_threads(threads)
     return Finished(request, jobs, store, folder, collect(request, faces, store, folder))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command of `drfer` in this process: gives its exit code, and what it said."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["drfer", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, capsys.readouterr()
+
+    return run

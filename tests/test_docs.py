@@ -8,7 +8,8 @@ import pytest
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.result import load_results
-from drfer.evaluation.rows import METHOD, names_in
+from drfer.evaluation.rows import BASELINE, METHOD, names_in
+from drfer.evaluation.statistics import summarise
 from drfer.evaluation.store import Store
 from drfer.figures.tables import tables
 from drfer.preprocessing import head_pose, template
@@ -77,6 +78,39 @@ def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
         rows = [line for line in lines if line.startswith("|") and "±" in line]
         assert rows, page
         assert set(rows) <= set(made), page
+
+
+def test_what_development_people_said_is_stored():
+    """Each row of the page, and each error in mm, is that of the stored answers."""
+    [result] = load_results(ROOT / "docs" / "development")
+    assert result.protocol.development
+    section = COSTS.split("## What development people said")[1].split("\n## ")[0]
+    said = dict(re.findall(r"^\| ([^|]+?) \| ([\d.]+) \|$", section, re.M))
+    assert list(said) == result.rows
+    for row, accuracy in said.items():
+        assert accuracy == f"{summarise(result.tests(row), result.protocol).mean:.2f}"
+    [entry] = result.select("disentanglement")
+    measured, section = entry["measured"], re.sub(r"\s+", " ", section)
+    after = {
+        name: values[METHOD]
+        for name, values in measured.items()
+        if name.endswith("mm to the surface")
+    }
+    faces, carried = (
+        after["reconstruction, mm to the surface"],
+        after["transfer, mm to the surface"],
+    )
+    for name, rival in (
+        ("de-identification", "mean neutral face"),
+        ("neutralisation", "mean neutral face"),
+        ("neutralisation", "input scan"),
+        ("fusion", "own neutral scan"),
+    ):
+        assert f"{faces[name]['decoded']:.2f}" in section and f"{faces[name][rival]:.2f}" in section
+    assert f"{carried['fused']:.2f}" in section and f"{carried['own neutral']:.2f}" in section
+    for row in (BASELINE, METHOD):
+        leak = measured["leakage"][row]["expression feature"]["subject"]["accuracy"]
+        assert f"{leak:.0f} %" in section
 
 
 STEP_TIMES = re.findall(

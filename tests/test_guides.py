@@ -78,6 +78,16 @@ def test_a_dataset_takes_three_methods(own_folder, capsys):
     assert not names["can_run"] and "of 2 subjects" in capsys.readouterr().out
 
 
+def test_a_scan_is_registered_in_two_lines(database, tmp_path, monkeypatch):
+    scan = database.load(database.keys()[0])
+    monkeypatch.chdir(tmp_path)
+    trimesh.Trimesh(scan.points / 10, scan.triangles, process=False).export("face.ply")
+    [code] = blocks("your-own-faces.md")
+    names = {}
+    exec(code, names)
+    assert names["carried"].points.shape == (39_923, 3) and not names["carried"].doubtful
+
+
 def test_pytorch_geometrics_example_trains_on_the_faces(faces, capsys):
     """As far as the packages are here: without PyTorch Geometric, all but the network."""
     [code] = blocks("use-with-other-networks.md")

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 import drfer
 from drfer import predict
-from drfer.cli import main
 from drfer.common.errors import DrferError, ScanFormatError
 from drfer.datasets.anny3dfe import Anny3DFE, FaceSettings
 from drfer.datasets.anny3dfe.identity import Identity
@@ -205,23 +204,18 @@ def test_what_is_no_scan_is_refused(tmp_path):
 
 
 @pytest.fixture
-def command(tiny, monkeypatch, capsys):
+def predicted(tiny, command):
     """`drfer predict` in this process: its exit code, and what it printed."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["drfer", "predict", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr().out
+        code, said = command("predict", *arguments)
+        return code, said.out
 
     return run
 
 
-def test_the_command_prints_probabilities_and_draws_each_face(command, face, tmp_path):
-    code, said = command(face, "--out", tmp_path / "drawn")
+def test_the_command_prints_probabilities_and_draws_each_face(predicted, face, tmp_path):
+    code, said = predicted(face, "--out", tmp_path / "drawn")
     assert code == 0 and all(f"  {name}" in said for name in EXPRESSIONS)
     [drawn] = (tmp_path / "drawn").iterdir()
     assert f"picture: {drawn}" in said
@@ -229,8 +223,8 @@ def test_the_command_prints_probabilities_and_draws_each_face(command, face, tmp
     assert picture.shape[0] > 200 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 
-def test_the_registered_mesh_is_written_too_if_asked_for(command, face, tmp_path):
-    code, said = command(face, "--out", tmp_path / "drawn", "--mesh", "--json")
+def test_the_registered_mesh_is_written_too_if_asked_for(predicted, face, tmp_path):
+    code, said = predicted(face, "--out", tmp_path / "drawn", "--mesh", "--json")
     answer = json.loads(said)
     assert code == 0 and [Path(path).suffix for path in answer["registered"]] == [
         ".ply",
@@ -242,17 +236,17 @@ def test_the_registered_mesh_is_written_too_if_asked_for(command, face, tmp_path
     }
 
 
-def test_one_refused_scan_is_said_and_the_others_are_answered(command, face, tmp_path):
+def test_one_refused_scan_is_said_and_the_others_are_answered(predicted, face, tmp_path):
     ball = tmp_path / "ball.ply"
     trimesh.creation.icosphere(4, 90).export(ball)
-    code, said = command(ball, face, "--out", tmp_path / "drawn", "--json")
+    code, said = predicted(ball, face, "--out", tmp_path / "drawn", "--json")
     refused, found = map(json.loads, said.splitlines())
     assert code == 2 and "does not register" in refused["refused"]
     assert found["probabilities"].keys() == set(EXPRESSIONS) and Path(found["picture"]).exists()
 
 
 def test_one_scan_that_crashes_the_registration_does_not_end_the_others(
-    command, face, tmp_path, monkeypatch
+    predicted, face, tmp_path, monkeypatch
 ):
     carry = predict.carry_template
 
@@ -263,33 +257,33 @@ def test_one_scan_that_crashes_the_registration_does_not_end_the_others(
 
     monkeypatch.setattr(predict, "carry_template", fragile)
     bad = Path(shutil.copy(face, tmp_path / "bad.ply"))
-    code, said = command(face, bad, face, "--out", tmp_path / "drawn", "--json")
+    code, said = predicted(face, bad, face, "--out", tmp_path / "drawn", "--json")
     first, refused, last = map(json.loads, said.splitlines())
     assert code == 2 and first == last and "probabilities" in first
     assert "bad.ply" in refused["refused"] and "array must not contain infs" in refused["refused"]
 
 
-def test_no_picture_is_drawn_over_another_scans(command, face, scan, tmp_path):
+def test_no_picture_is_drawn_over_another_scans(predicted, face, scan, tmp_path):
     """Two files of one name have a picture each; the same file again has the same picture."""
     drawn = tmp_path / "drawn"
     other = tmp_path / "other" / "face.ply"
     other.parent.mkdir()
     shutil.copy(face, other)
-    command(face, "--out", drawn)
+    predicted(face, "--out", drawn)
     [first] = drawn.iterdir()
     before = first.read_bytes()
-    command(other, "--out", drawn)
+    predicted(other, "--out", drawn)
     assert first.read_bytes() == before and len(list(drawn.iterdir())) == 2
-    command(face, other, "--out", drawn)
+    predicted(face, other, "--out", drawn)
     assert len(list(drawn.iterdir())) == 2
     trimesh.Trimesh(scan.points + 1, scan.triangles, process=False).export(other)
-    command(other, "--out", drawn)
+    predicted(other, "--out", drawn)
     assert len(list(drawn.iterdir())) == 3 and first.read_bytes() == before
 
 
-def test_an_answer_is_given_though_its_picture_cannot_be_written(command, face, tmp_path):
+def test_an_answer_is_given_though_its_picture_cannot_be_written(predicted, face, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    code, said = command(face, face, "--out", tmp_path / "file")
+    code, said = predicted(face, face, "--out", tmp_path / "file")
     assert code == 2 and said.count("surprise") == 2 and said.count("picture: cannot write") == 2
 
 

@@ -1,7 +1,7 @@
 """`drfer register`: the common mesh on scans, written for other programs."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +9,15 @@ import pytest
 import trimesh
 from scipy.spatial import cKDTree
 
-from drfer.cli import main
 from drfer.datasets.anny3dfe.head import HeadGenerator
 from drfer.datasets.scan import ScanKey
 from drfer.preprocessing import template as common_mesh
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """`drfer register` in this process: its exit code, and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["drfer", "register", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
-
-    return run
+def register(command):
+    """`drfer register` in this process: its exit code, and what it said."""
+    return partial(command, "register")
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +31,10 @@ def written(folder):
     return trimesh.load_mesh(mesh, process=False), json.loads(known.read_text()), picture
 
 
-def test_a_mesh_a_pose_and_a_picture_are_written(command, scan, tmp_path):
+def test_a_mesh_a_pose_and_a_picture_are_written(register, scan, tmp_path):
     path = tmp_path / "face.obj"
     trimesh.Trimesh(scan.points / 10, scan.triangles, process=False).export(path)
-    code, said = command(path, "--out", tmp_path / "out")
+    code, said = register(path, "--out", tmp_path / "out")
     assert code == 0 and "in centimetres, by its size" in said.out and "residual" in said.out
     mesh, known, picture = written(tmp_path / "out")
     template = common_mesh.load()
@@ -68,7 +57,7 @@ def _applied(matrix, points):
 
 
 @pytest.mark.parametrize("turn", [(0, 40), (0, -40), (1, 30), (1, -30)])
-def test_a_whole_head_is_cut_to_what_the_mesh_covers(command, turn, tmp_path):
+def test_a_whole_head_is_cut_to_what_the_mesh_covers(register, turn, tmp_path):
     head = HeadGenerator().head
     points = head.subdivide(head.average[None])[0]
     axis, degrees = turn
@@ -76,7 +65,7 @@ def test_a_whole_head_is_cut_to_what_the_mesh_covers(command, turn, tmp_path):
     path = tmp_path / "head.ply"
     placed = points @ matrix[:3, :3].T + [200, -300, 90]
     trimesh.Trimesh(placed, head.fine_triangles, process=False).export(path)
-    code, _ = command(path, "--out", tmp_path / "out")
+    code, _ = register(path, "--out", tmp_path / "out")
     mesh, known, _ = written(tmp_path / "out")
     assert code == 0 and not known["doubtful"] and known["share of the mesh found"] > 0.98
     rotation = np.array(known["from the file to the template, mm"])[:3, :3] @ matrix[:3, :3]
@@ -84,12 +73,12 @@ def test_a_whole_head_is_cut_to_what_the_mesh_covers(command, turn, tmp_path):
     assert np.linalg.norm(mesh.vertices - common_mesh.load().vertices, axis=1).mean() < 2
 
 
-def test_what_is_no_face_is_said_and_nothing_is_written(command, scan, tmp_path):
+def test_what_is_no_face_is_said_and_nothing_is_written(register, scan, tmp_path):
     face, ball, few = (tmp_path / f"{name}.ply" for name in ("face", "ball", "few"))
     trimesh.Trimesh(scan.points, scan.triangles, process=False).export(face)
     trimesh.creation.icosphere(4, 90).export(ball)
     trimesh.PointCloud(scan.points[:50]).export(few)
-    code, said = command(ball, few, face, "--out", tmp_path / "out")
+    code, said = register(ball, few, face, "--out", tmp_path / "out")
     assert code == 2
     assert "ball.ply" in said.out and "does not register as a face" in said.out
     assert "a cloud of 50 points is no surface" in said.out
@@ -104,15 +93,15 @@ def test_what_is_no_face_is_said_and_nothing_is_written(command, scan, tmp_path)
         ((), "scans|at least one"),
     ],
 )
-def test_mistakes_are_one_sentence(command, arguments, sentence, tmp_path):
-    code, said = command(*arguments, "--out", tmp_path / "out")
+def test_mistakes_are_one_sentence(register, arguments, sentence, tmp_path):
+    code, said = register(*arguments, "--out", tmp_path / "out")
     assert code == 2 and any(part in said.err + said.out for part in sentence.split("|"))
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written_is_said(command, scan, tmp_path):
+def test_an_output_that_cannot_be_written_is_said(register, scan, tmp_path):
     face = Path(tmp_path / "face.ply")
     trimesh.Trimesh(scan.points, scan.triangles, process=False).export(face)
     (tmp_path / "out").write_text("in the way")
-    code, said = command(face, "--out", tmp_path / "out")
+    code, said = register(face, "--out", tmp_path / "out")
     assert code == 2 and "cannot write" in said.out

@@ -33,8 +33,9 @@ UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4, "um": 0.001}
 """Millimetres in a unit, by the name that `--unit` takes."""
 NAMES_OF_UNITS = {"cm": "centimetres", "m": "metres", "in": "inches", "um": "micrometres"}
 LONGEST_SIDES = (("m", 2.0), ("in", 14.5), ("cm", 70.0), ("mm", 20_000.0), ("um", np.inf))
-"""A unit is taken for a scan's if no earlier one is, and the scan's longest side is less than this in
-it. From chin to brow a face has 0.11 to 0.15 m, whole heads have up to 0.35 m or 14 inches."""
+"""The first unit is taken in which a scan's longest side is less than this. Faces with their forehead
+have 0.15 to 0.25 m, which is 15 to 25 cm or 6 to 10 inches, and whole heads up to 0.35 m or 14 inches.
+A smaller part of a face in centimetres is taken for inches: its unit has to be said."""
 FAR_FROM_ORIGIN = 10_000.0
 """mm; a scan farther away, as surveyors place them, is moved, since float32 would round it."""
 CAMERA = np.array([0.0, 0.0, 600.0])
@@ -64,9 +65,7 @@ def read_scan(
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise DrferError(f"{path}: no format that is read here; give {', '.join(SUFFIXES)}")
-    check_known("axis", up, UP)
-    if unit is not None:
-        check_known("unit", unit, UNITS)
+    check_axis_and_unit(up, unit)
     try:
         path.stat()  # an error that says more than "no file"
         if not path.is_file():  # a pipe would never end
@@ -86,6 +85,17 @@ def read_scan(
     source = f"{path} ({', '.join(remarks)})" if remarks else str(path)
     key = key or ScanKey(path.stem, NEUTRAL, 0)
     return FaceScan(points.astype(np.float32), triangles, key, source, from_file)
+
+
+def check_axis_and_unit(up: str, unit: str | None) -> None:
+    """Check that an axis is one of `UP`, and a unit one of `UNITS` or None.
+
+    Raises:
+        DrferError: it is not; the sentence lists those that are.
+    """
+    check_known("axis", up, UP)
+    if unit is not None:
+        check_known("unit", unit, UNITS)
 
 
 def _read(path: Path, kind: str) -> tuple[np.ndarray, np.ndarray | None]:

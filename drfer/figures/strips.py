@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 
 import numpy as np
@@ -9,6 +10,9 @@ from matplotlib.figure import Figure, SubFigure
 
 from drfer.evaluation.result import Result
 from drfer.figures.style import NORMAL, NOT_RUN, literal
+
+LETTERS_OF_AN_INCH = 13
+"""Of a caption."""
 
 
 def strips(
@@ -37,7 +41,8 @@ def strips(
     shown = []
     for part, result in zip(parts, results):
         if has(result):
-            part.suptitle(literal(result.caption), size=NORMAL)
+            caption = textwrap.fill(literal(result.caption), LETTERS_OF_AN_INCH * round(size[0]))
+            part.suptitle(caption, size=NORMAL)
             shown.append((result, part, part.subplots(rows, columns, squeeze=False)))
         else:
             said = literal(f"{result.title}: {NOT_RUN}")

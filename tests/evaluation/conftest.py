@@ -1,13 +1,10 @@
 """What the tests of the evaluation share."""
 
-import sys
-
 import pytest
 from driver import TINY, draw_nothing
 from made_up_populations import make_up
 from stored_results import STORED
 
-from drfer.cli import main
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.result import load_result
 from drfer.training.trainer import Trainer
@@ -33,23 +30,6 @@ def made_up_faces(tmp_path, monkeypatch):
 def no_figures(monkeypatch):
     """The command line draws nothing; figures have tests of their own."""
     monkeypatch.setattr("drfer.figures.paper.draw", draw_nothing)
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs a command of `drfer` in this process: gives its exit code, and what it said."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["drfer", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code
-        return code, capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
