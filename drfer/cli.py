@@ -33,7 +33,7 @@ def reproduce(
     seed: int = 0,
     out: Path = Path("runs"),
 ) -> None:
-    """Make the faces, train the three stages on one fold, and the control; test, and draw figures.
+    """Make the faces, train the three stages and the control on one fold, test, and draw figures.
 
     Args:
         dataset: anny3dfe, the open synthetic faces (made on first use); or bu3dfe, bosphorus, or
