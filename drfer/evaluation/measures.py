@@ -252,7 +252,7 @@ _ALL_MEASURES = (
         "Leakage, and errors of decoded, fused and transferred faces in mm.",
         ("i-identity", "iii"),
         _disentanglement,
-        version=3,
+        version=4,
     ),
     Measure(
         "diagnosis",
