@@ -28,16 +28,14 @@ test: $(VENV)/ready-lab $(VENV)/ready-cluster
 lab: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/jupyter lab notebooks
 
-# for teachers: copies without solutions and outputs, in the folder `student`
+# for teachers: copies without solutions and printed answers, but with pictures, in the folder `student`
 student: $(VENV)/ready-lab
 	$(BIN)/python -m nbconvert --to notebook --output-dir student --log-level WARN \
-		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=solution \
-		--ClearOutputPreprocessor.enabled=True $(or $(wildcard notebooks/*.ipynb),$(error there are no notebooks here))
+		--Exporter.preprocessors=tools.notebooks.ForStudents $(or $(wildcard notebooks/*.ipynb),$(error there are no notebooks here))
 
 # for authors: every notebook run again, in place
 notebooks: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/python -m nbconvert --to notebook --inplace --execute --ExecutePreprocessor.store_widget_state=False \
-		--ExecutePreprocessor.coalesce_streams=True \
 		--Exporter.preprocessors=tools.notebooks.ForReaders notebooks/*.ipynb
 
 # what the command line needs, the open faces included

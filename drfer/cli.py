@@ -214,6 +214,7 @@ def predict(
     up: str = "y",
     unit: str | None = None,
     out: Path = Path("runs/predicted"),
+    neutral: Path | None = None,
     mesh: bool = False,
     json: bool = False,
 ) -> None:
@@ -224,17 +225,19 @@ def predict(
         up: the axis that points up in them: x, y, z; -x, -y, -z as in --up=-z.
         unit: mm, cm, m, in or um; judged by each scan's size if not given.
         out: the folder for the pictures.
+        neutral: a neutral scan of the same person, which makes the answers much better.
         mesh: write what `drfer register` writes, too.
         json: print JSON, one line for each scan, instead of text.
     """
     from json import dumps
 
     from drfer.models.shipped import load_model
-    from drfer.predict import answers
+    from drfer.predict import answers, person_of
 
     model, _ = load_model()
+    person = neutral and person_of(neutral, up, unit)
     _print_all(
-        answers(model, scans, up, unit, out, mesh),
+        answers(model, scans, up, unit, out, mesh, person),
         lambda answer: dumps(answer.as_json()) if json else answer.as_text(),
     )
 

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, FaceScan
+from drfer.datasets.scan_file import check_axis_and_unit, read_scan
 from drfer.each_scan import each_scan, output_name
 from drfer.figures.faces import draw_face, scale_bar, surface
 from drfer.figures.style import COLOURS, NORMAL, literal, look, save, sheet
 from drfer.models.drfer import DrFER
+from drfer.models.personal import PersonalModel, load_personal_model
 from drfer.preprocessing.resampling import Carried, Settings, carry_template, network_input
 from drfer.register import DOUBT, write
 
@@ -39,6 +41,18 @@ class Prediction:
     """The face that the identity branch makes of it, shape (P, 3), mm."""
     carried: Carried
     """The common mesh on the scan."""
+    own_neutral: np.ndarray | None = None
+    """In personal mode the person's neutral scan as the network would see it, shape (P, 3), mm."""
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Whose scans are asked about, if their neutral scan is at hand."""
+
+    model: PersonalModel
+    """Names the expression by what differs between two scans of one person."""
+    neutral: Carried
+    """The common mesh on the neutral scan."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,13 @@ class Answer:
 
 
 def answers(
-    model: DrFER, paths: tuple[Path, ...], up: str, unit: str | None, out: Path, mesh: bool = False
+    model: DrFER,
+    paths: tuple[Path, ...],
+    up: str,
+    unit: str | None,
+    out: Path,
+    mesh: bool = False,
+    person: Person | None = None,
 ) -> Iterator[Answer]:
     """Yield an answer for each file, in their order, whatever happens to the others.
 
@@ -99,11 +119,12 @@ def answers(
         out: the folder for the pictures. A picture's name holds a hash of the file's path and
             content, so that no other scan's picture is written over.
         mesh: whether the registered mesh is written too, as `drfer register` does.
+        person: whose scans these are, in personal mode.
 
     Raises:
         DrferError: there is no file, or no such axis or unit.
     """
-    for path, found, refusal in each_scan(paths, up, unit, partial(_of_scan, model)):
+    for path, found, refusal in each_scan(paths, up, unit, partial(_of_scan, model, person)):
         if found is None:
             yield Answer(str(path), refusal=refusal)
             continue
@@ -119,18 +140,36 @@ def answers(
             yield Answer(scan.source, prediction, picture=drawn, written=written)
 
 
-def _of_scan(model: DrFER, scan: FaceScan) -> tuple[FaceScan, Prediction]:
-    return scan, predict(model, scan)
+def person_of(neutral: Path, up: str = "y", unit: str | None = None) -> Person:
+    """Return the person whose neutral scan lies in a file, for the kit's personal model.
+
+    Args:
+        neutral: the file.
+        up: the axis that points up in it.
+        unit: its unit; None if it is to be judged by its size.
+
+    Raises:
+        DrferError: it cannot be read, or does not register as a face.
+    """
+    check_axis_and_unit(up, unit)
+    return Person(load_personal_model(), carry_template(read_scan(neutral, up=up, unit=unit)))
+
+
+def _of_scan(model: DrFER, person: Person | None, scan: FaceScan) -> tuple[FaceScan, Prediction]:
+    return scan, predict(model, scan, person=person)
 
 
 @torch.no_grad()
-def predict(model: DrFER, scan: FaceScan, settings: Settings = Settings()) -> Prediction:
+def predict(
+    model: DrFER, scan: FaceScan, settings: Settings = Settings(), person: Person | None = None
+) -> Prediction:
     """Register and sample one scan, and let a trained model take it apart.
 
     Args:
         model: in evaluation.
         scan: a face, turned by up to 30 degrees from the front.
         settings: of the preprocessing; those that the model was trained with.
+        person: whose scan it is, in personal mode: the probabilities are then those of its model.
 
     Raises:
         ScanFormatError: the scan does not register as a face.
@@ -139,25 +178,37 @@ def predict(model: DrFER, scan: FaceScan, settings: Settings = Settings()) -> Pr
     seen = network_input(carried, settings)
     points = model.expression.decoder.layers[-1].out_features // 3
     cloud = torch.from_numpy(seen["cloud"][None, :points]).to(next(model.parameters()).device)
-    logits = model.expression.classifier(model.expression.encode(cloud))
-    probabilities = logits.softmax(dim=1)[0].tolist()
     faces = torch.cat([cloud, model.identity(cloud)]).cpu().numpy() * settings.frame_length
+    if person is None:
+        logits = model.expression.classifier(model.expression.encode(cloud))
+        probabilities = dict(zip(EXPRESSIONS, logits.softmax(dim=1)[0].tolist()))
+        own_neutral = None
+    else:
+        probabilities = person.model.probabilities(carried, person.neutral)
+        neutral = network_input(person.neutral, settings)["cloud"][:points]
+        own_neutral = neutral * settings.frame_length
     return Prediction(
         source=scan.source,
-        probabilities=dict(zip(EXPRESSIONS, probabilities)),
+        probabilities=probabilities,
         residual=float(seen["residual"]),
-        doubtful=bool(seen["doubtful"]),
+        doubtful=bool(seen["doubtful"]) or bool(person and person.neutral.doubtful),
         registered=faces[0],
         neutralised=faces[1],
         carried=carried,
+        own_neutral=own_neutral,
     )
 
 
 @look()
 def picture(prediction: Prediction) -> Figure:
-    """Return a figure of the registered face, its neutralised version, and the probabilities."""
+    """Return a figure of the registered face, its neutralised version, and the probabilities.
+
+    In personal mode the person's own neutral scan stands in the place of the neutralised version.
+    """
     figure, (axes,) = sheet(1, 3, (10, 4.4))
     faces = {"registered": prediction.registered, "neutralised": prediction.neutralised}
+    if prediction.own_neutral is not None:
+        faces = {"registered": prediction.registered, "own neutral": prediction.own_neutral}
     for panel, (title, face) in zip(axes, faces.items()):
         draw_face(panel, surface(face))
         panel.set_title(title, size=NORMAL)
@@ -168,5 +219,7 @@ def picture(prediction: Prediction) -> Figure:
     axes[2].set(xlim=(0, 100), xlabel="probability, %")
     axes[2].invert_yaxis()
     seen = "as a model trained on synthetic faces sees it"
+    if prediction.own_neutral is not None:
+        seen += ", beside the person's own neutral scan"
     figure.suptitle(f"{literal(prediction.source)}\n{seen}", size=NORMAL)
     return figure

@@ -1,0 +1,126 @@
+"""Checks of notebook 03."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from drfer.course.checks import NOT_DONE, Exercise
+from drfer.models.points import farthest_point_sample, gather
+from drfer.preprocessing import template
+from drfer.training.losses import chamfer_distance
+
+POINTS, FRAME = 512, 120
+"""Of a cloud, and mm in one frame unit."""
+AWAY = (8, 30)
+"""mm that a new cloud may lie from the old face or its mirror image: in the middle, and at most."""
+EVEN = 0.75
+"""Share of their spacing that the first 128 points have to keep."""
+
+
+def _logits() -> list[tuple]:
+    rng = np.random.default_rng()
+    shapes = [(24, 6), (7, 9), (1, 6)]
+    return [
+        (scale * rng.normal(size=shape), rng.integers(0, shape[1], shape[0]))
+        for shape, scale in zip(shapes, (1, 30, 2000))
+    ]
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Tensor:
+    return cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+
+
+def _dropped() -> list[tuple]:
+    tries = []
+    for share in (0.0, 0.4, 0.9, 1.0):
+        dropped = torch.rand(60) < share
+        dropped[0] = False
+        tries.append((torch.randn(60, 3), dropped))
+    return tries
+
+
+def _with_copies(cloud: Tensor, dropped: Tensor) -> Tensor:
+    return torch.cat([cloud[~dropped], cloud[:1].expand(int(dropped.sum()), 3)])
+
+
+def _clouds_and_means() -> list[tuple]:
+    means = torch.randn(6, 40, 3)
+    true = torch.randint(6, (9,))
+    return [(means[true] + 0.8 * torch.randn(9, 40, 3), means), (torch.randn(5, 30, 3), means)]
+
+
+def _nearest_mean(clouds: Tensor, means: Tensor) -> Tensor:
+    distances = [chamfer_distance(clouds, mean.expand(len(clouds), -1, -1)) for mean in means]
+    return torch.stack(distances, dim=1).argmin(dim=1)
+
+
+@cache
+def _face() -> tuple[Tensor, Tensor]:
+    """A cloud in farthest-point order, and the surface that it is from, in frame units."""
+    dense = torch.tensor(template.load().vertices / FRAME, dtype=torch.float32)[None]
+    some = dense[
+        :, torch.randperm(dense.shape[1], generator=torch.Generator().manual_seed(0))[:6000]
+    ]
+    return gather(some, farthest_point_sample(some, POINTS))[0], some[0]
+
+
+def _spacing(cloud: Tensor) -> float:
+    """How far the first 128 points are from their neighbours among themselves; few are near."""
+    first = cloud[:128]
+    return torch.cdist(first, first).fill_diagonal_(torch.inf).amin(dim=1).quantile(0.2).item()
+
+
+def _judge_augmentation(function) -> str | None:
+    cloud, surface = _face()
+    before = cloud.clone()
+    made = [function(cloud, torch.Generator().manual_seed(seed)) for seed in (*range(10), 0)]
+    if any(each is None for each in made):
+        return NOT_DONE
+    *made, again = made
+    if any(each.shape != cloud.shape for each in made):
+        return f"a cloud of the shape {tuple(cloud.shape)} is wanted, not {tuple(made[0].shape)}."
+    if not cloud.equal(before):
+        return "it changes the cloud that it was given; return a new one."
+    if not all(each.isfinite().all() for each in made):
+        return "some coordinates are no numbers."
+    if not made[0].equal(again):
+        return "the same generator gives two different clouds: draw all luck from it."
+    if all(each.equal(made[0]) for each in made):
+        return "ten generators give the same cloud: nothing is random."
+    directions = normalize(cloud, dim=1)
+    if all((normalize(each, dim=1) @ directions.T).amax(dim=1).min() > 1 - 1e-6 for each in made):
+        return "it only scales or drops points, which the kit does already."
+    for each in made:
+        mirrored = surface * torch.tensor([-1.0, 1.0, 1.0])
+        away = torch.stack([torch.cdist(each, face).amin(dim=1) for face in (surface, mirrored)])
+        away = FRAME * away[away.mean(dim=1).argmin()]
+        if away.median() > AWAY[0] or away.max() > AWAY[1]:
+            return (
+                f"one new face lies up to {away.max():.0f} mm from the old one "
+                f"({away.median():.0f} mm in the middle): would you know the expression?"
+            )
+        if _spacing(each) < EVEN * _spacing(cloud):
+            return "the first 128 points are no longer an even sample of the face."
+    return None
+
+
+EXERCISES = {
+    1: Exercise(
+        right=_cross_entropy,
+        on=_logits,
+        hint="-log p is log(sum(exp(z))) less z of the right class; then the mean over scans.",
+    ),
+    2: Exercise(
+        right=_with_copies, on=_dropped, hint="those that stay come first, in their old order."
+    ),
+    3: Exercise(
+        right=_nearest_mean, on=_clouds_and_means, hint="six distances a cloud; the least counts."
+    ),
+    4: Exercise(judge=_judge_augmentation),
+}
+"""By number."""

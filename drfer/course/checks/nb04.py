@@ -1,0 +1,96 @@
+"""The exercises of notebook 04: chamfer distance, triplets, and size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drfer.course.checks import NOT_DONE, Exercise
+from drfer.training.losses import MARGIN, triplet_loss
+
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+
+def _weighted_chamfer(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    squared = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return squared.amin(dim=1).sum() + (weight * squared.amin(dim=0)).sum()
+
+
+def _weighted_clouds() -> list[tuple]:
+    generator = torch.Generator().manual_seed(41)
+    return [
+        tuple(torch.rand(*shape, generator=generator) for shape in ((n, 3), (m, 3), (m,)))
+        for n, m in ((7, 5), (40, 60))
+    ]
+
+
+def _anchors_gradient(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    anchor = anchor.clone().requires_grad_()
+    gap = (anchor - positive).square().sum() - (anchor - negative).square().sum()
+    (gap + MARGIN).relu().backward()
+    return anchor.grad
+
+
+def _triplets() -> list[tuple]:
+    """One that costs something, and one that costs nothing."""
+    generator = torch.Generator().manual_seed(42)
+    anchor, near, far = torch.randn(3, 8, generator=generator)
+    return [(anchor, far, anchor + 0.3 * near), (anchor, anchor + 0.01 * near, far)]
+
+
+def _free_of_cost(features) -> str | None:
+    features = torch.as_tensor(features, dtype=torch.float32)
+    if features.shape != (6, 2):
+        return f"the shape is off: {tuple(features.shape)} instead of (6, 2)."
+    if not torch.isfinite(features).all():
+        return "not all of them are numbers."
+    if (features < 0).any():
+        return "a feature after a ReLU has no negative number."
+    if (features.norm(dim=1) < 1e-6).any():
+        return "a feature of length 0 has no direction."
+    pairs = features[::2] - features[1::2]
+    if (pairs.norm(dim=1) < 1e-6).any():
+        return "two scans of one expression are never quite the same: move them apart a little."
+    loss = triplet_loss(features, LABELS).item()
+    return f"the loss is still {loss:.3f}." if loss > 1e-6 else None
+
+
+def _forgets_size(function) -> str | None:
+    generator = torch.Generator().manual_seed(44)
+    clouds = torch.randn(3, 50, 3, generator=generator) + 0.2
+    given = function(clouds)
+    if given is None:
+        return NOT_DONE
+    if given.shape != clouds.shape:
+        return f"the shape is off: {tuple(given.shape)} instead of {tuple(clouds.shape)}."
+    for factor in (0.8, 1.25):
+        off = (function(factor * clouds) - given).abs().max().item()
+        if not off < 1e-4:
+            return f"{factor} times the cloud comes out elsewhere, by up to {off:.3f}."
+    # a scaled copy: distances inside a cloud keep their ratios
+    before, after = (
+        torch.cdist(each, each, compute_mode="donot_use_mm_for_euclid_dist")
+        for each in (clouds, given)
+    )
+    ratio = (after / before)[before > 0].view(3, -1)
+    if not (ratio.min() > 0 and ((ratio.amax(dim=1) / ratio.amin(dim=1)) < 1.001).all()):
+        return "the shape has changed, and not only the size."
+    return None
+
+
+EXERCISES = {
+    1: Exercise(
+        right=_weighted_chamfer,
+        on=_weighted_clouds,
+        hint="only the direction from the target to the face has weights.",
+    ),
+    2: Exercise(
+        right=_anchors_gradient,
+        on=_triplets,
+        hint="what is the gradient of a triplet that costs nothing?",
+    ),
+    3: Exercise(
+        judge=_free_of_cost, hint="only the direction of a feature counts, not its length."
+    ),
+    4: Exercise(judge=_forgets_size, hint="divide each cloud by one length of its own."),
+}
