@@ -75,6 +75,7 @@ class Watch:
         accuracy: Callable[[], dict[str, float]] | None = None,
         every: int | None = None,
         label: str = "loss",
+        classes: int = 6,
     ) -> None:
         """Set up the picture.
 
@@ -85,12 +86,14 @@ class Watch:
                 a second panel. It is called before each drawing.
             every: after how many epochs it draws; ten times in all if not given.
             label: what the loss is called.
+            classes: among how many the accuracy chooses; a guess is drawn as a dotted line.
         """
         self.epochs = epochs
         self.held_against = held_against
         self.accuracy = accuracy
         self.every = every or max(epochs // 10, 1)
         self.label = label
+        self.guess = 100 / classes
         self.curve: list[dict[str, float]] = []
         self.looks: dict[int, dict[str, float]] = {}
         self.started = time.perf_counter()
@@ -132,8 +135,8 @@ class Watch:
             for name, colour, marker in zip(names, (BLUE, VERMILION), "os"):
                 shown = [look[name] for look in self.looks.values()]
                 right.plot(list(self.looks), shown, f"{marker}-", color=colour, label=name)
-            right.axhline(100 / 6, color=GREY, linestyle=":")
-            right.text(self.epochs, 100 / 6, "a guess", ha="right", va="bottom", fontsize=8)
+            right.axhline(self.guess, color=GREY, linestyle=":")
+            right.text(self.epochs, self.guess, "a guess", ha="right", va="bottom", fontsize=8)
             right.set(xlabel="epoch", ylabel="right, %", xlim=(0, self.epochs), ylim=(0, 105))
             right.legend(fontsize=8, loc="best")  # where it hides no point
         return figure

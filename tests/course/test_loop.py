@@ -1,5 +1,7 @@
 """The course's training loop, its picture, the map, and what a student keeps between notebooks."""
 
+import linecache
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from drfer.course import mine as kept
 from drfer.course.loop import Watch, train
 from drfer.course.map import PLACES, course_map
+from drfer.models.pointnet2 import Encoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,16 +65,16 @@ def test_the_map_has_a_notebooks_parts_in_colour_and_says_where_one_is(notebook)
 class Shell:
     """What `keep` asks IPython for."""
 
-    def __init__(self, *cells):
-        self.user_ns = {"In": ["", *cells]}
+    def __init__(self, *cells, **defined):
+        self.user_ns = {"In": ["", *cells], **defined}
 
 
 @pytest.fixture
 def shell(monkeypatch, tmp_path):
     monkeypatch.setenv("DRFER_CACHE", str(tmp_path))
 
-    def with_cells(*cells):
-        monkeypatch.setattr("IPython.get_ipython", lambda: Shell(*cells))
+    def with_cells(*cells, **defined):
+        monkeypatch.setattr("IPython.get_ipython", lambda: Shell(*cells, **defined))
 
     return with_cells
 
@@ -91,3 +94,32 @@ def test_what_a_student_keeps_is_taken_back_in_the_next_notebook(shell, capsys):
     assert mine.number == 2 and issubclass(mine, nn.Linear)
     assert kept.mine("Other", nn.Bilinear) is nn.Bilinear
     assert capsys.readouterr().out == "Layer: yours\nOther: the kit's, for you have kept none\n"
+
+
+def test_a_cell_is_kept_without_a_history_too(shell, capsys):
+    """As nbval runs notebooks; IPython then knows cells by the file names of their code."""
+    cell, names = "class Layer:\n    def forward(self):\n        return 7\n", {}
+    linecache.cache["/tmp/cell_1.py"] = (len(cell), None, cell.splitlines(True), "/tmp/cell_1.py")
+    exec(compile(cell, "/tmp/cell_1.py", "exec"), names)
+    shell(Layer=names["Layer"])
+    kept.keep("Layer")
+    assert kept.mine("Layer", None)().forward() == 7
+
+
+def test_of_a_kept_cell_only_definitions_are_run_and_the_students_own_classes_are_used(
+    shell, capsys
+):
+    shell(
+        "from drfer.models.branch import Classifier\n"
+        "class Two(nn.Module):\n"
+        "    def parts(self):\n"
+        "        return Classifier, Encoder, torch.Tensor\n"
+        "clouds = not_there.any_more()\n"
+    )
+    kept.keep("Two")
+
+    class Own:
+        pass
+
+    found = kept.mine("Two", None, Classifier=Own)().parts()
+    assert found == (Own, Encoder, torch.Tensor)
