@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OPENED = [
-    path for number in ("00", "01", "02", "08", "09") for path in (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    path
+    for number in ("00", "01", "02", "08", "09")
+    for path in (ROOT / "notebooks").glob(f"{number}_*.ipynb")
 ]
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

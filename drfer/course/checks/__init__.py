@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,8 @@ def _compared(answer, exercise: Exercise) -> str | None:
         if callable(right):
             if not callable(given):
                 return "a function is wanted."
-            given, right = given(*arguments), right(*arguments)
+            # a student may change what the function is given
+            given, right = given(*deepcopy(arguments)), right(*arguments)
         if given is None:
             return NOT_DONE
         off = difference(given, right, exercise.tolerance)

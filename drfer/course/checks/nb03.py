@@ -24,11 +24,13 @@ EVEN = 0.75
 
 def _logits() -> list[tuple]:
     rng = np.random.default_rng()
-    shapes = [(24, 6), (7, 9), (1, 6)]
-    return [
-        (scale * rng.normal(size=shape), rng.integers(0, shape[1], shape[0]))
-        for shape, scale in zip(shapes, (1, 30, 2000))
-    ]
+    tries = []
+    for (scans, classes), scale in zip([(24, 6), (7, 9), (2, 6)], (1, 30, 30)):
+        logits = scale * rng.normal(size=(scans, classes))
+        if scans == 2:  # far apart from each other, and both too large for exp
+            logits += [[1000.0], [3000.0]]
+        tries.append((logits, rng.integers(0, classes, scans)))
+    return tries
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Tensor:
@@ -51,7 +53,10 @@ def _with_copies(cloud: Tensor, dropped: Tensor) -> Tensor:
 def _clouds_and_means() -> list[tuple]:
     means = torch.randn(6, 40, 3)
     true = torch.randint(6, (9,))
-    return [(means[true] + 0.8 * torch.randn(9, 40, 3), means), (torch.randn(5, 30, 3), means)]
+    return [
+        (means[true] + 0.8 * torch.randn(9, 40, 3), means),
+        (torch.randn(5, 30, 3), torch.randn(6, 30, 3)),
+    ]
 
 
 def _nearest_mean(clouds: Tensor, means: Tensor) -> Tensor:

@@ -32,10 +32,12 @@ def _anchors_gradient(anchor: Tensor, positive: Tensor, negative: Tensor) -> Ten
 
 
 def _triplets() -> list[tuple]:
-    """One that costs something, and one that costs nothing."""
+    """Triplets whose squared distances differ by more than the margin, and by less."""
     generator = torch.Generator().manual_seed(42)
-    anchor, near, far = torch.randn(3, 8, generator=generator)
-    return [(anchor, far, anchor + 0.3 * near), (anchor, anchor + 0.01 * near, far)]
+    anchor, one, other = torch.randn(3, 8, generator=generator)
+    one, other = one / one.norm(), other / other.norm()
+    squared = [(1.0, 0.3), (0.2, 1.4), (0.5, 0.65), (1.0, 1.5)]  # to the positive, to the negative
+    return [(anchor, anchor + p**0.5 * one, anchor + n**0.5 * other) for p, n in squared]
 
 
 def _free_of_cost(features) -> str | None:
@@ -63,10 +65,12 @@ def _forgets_size(function) -> str | None:
         return NOT_DONE
     if given.shape != clouds.shape:
         return f"the shape is off: {tuple(given.shape)} instead of {tuple(clouds.shape)}."
-    for factor in (0.8, 1.25):
-        off = (function(factor * clouds) - given).abs().max().item()
+    for factors in ((0.8, 0.8, 0.8), (0.8, 1.25, 1.0)):
+        scaled = torch.tensor(factors)[:, None, None] * clouds
+        off = (function(scaled) - given).abs().max().item()
         if not off < 1e-4:
-            return f"{factor} times the cloud comes out elsewhere, by up to {off:.3f}."
+            said = " and ".join(f"{each:g}" for each in dict.fromkeys(factors))
+            return f"{said} times the clouds of a batch come out elsewhere, by up to {off:.3f}."
     # a scaled copy: distances inside a cloud keep their ratios
     before, after = (
         torch.cdist(each, each, compute_mode="donot_use_mm_for_euclid_dist")
@@ -75,6 +79,9 @@ def _forgets_size(function) -> str | None:
     ratio = (after / before)[before > 0].view(3, -1)
     if not (ratio.min() > 0 and ((ratio.amax(dim=1) / ratio.amin(dim=1)) < 1.001).all()):
         return "the shape has changed, and not only the size."
+    centred = [(each - each.mean(dim=1, keepdim=True)).flatten(1) for each in (clouds, given)]
+    if torch.cosine_similarity(*centred).min() < 0.999:
+        return "the cloud has been turned or mirrored."
     return None
 
 

@@ -14,13 +14,15 @@ from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
 from drfer.evaluation.run import Run
 from drfer.evaluation.truth import true_faces
 from drfer.figures.shading import displacement, surface
-from drfer.models.drfer import DrFER
+from drfer.models.drfer import DrFER, reorder
 from drfer.preprocessing.faceset import FaceSet
 from drfer.training.losses import cross_over_loss
 from drfer.training.trainer import fresh_model
 
 TRIED = ("surprise", "happiness", "anger")
 VERTICES = 4096
+WILD = 300.0
+"""By how much more the drawings of exercise 1 depend on their input than those of a fresh model."""
 
 
 def _cross_over(model: DrFER, clouds: Tensor, mean_neutral: Tensor) -> Tensor:
@@ -30,17 +32,25 @@ def _cross_over(model: DrFER, clouds: Tensor, mean_neutral: Tensor) -> Tensor:
 
 
 def _small_models() -> list[tuple]:
-    """Untrained ones, whose two branches draw faces of different sizes, and made-up clouds."""
+    """Untrained ones whose two branches draw other faces of each cloud, and made-up clouds."""
     points, generator = SMALL.sizes.points, torch.Generator().manual_seed(51)
     mean = 0.4 * torch.randn(points, 3, generator=generator).to(device())
-    model = fresh_model(SMALL.sizes, 3, mean, seed=51).eval()
+    model = fresh_model(SMALL.sizes, 3, mean, seed=51)
     model.identity.decoder.start_from(1.2 * mean.flip(0))
     clouds = 0.4 * torch.randn(4, points, 3, generator=generator).to(device())
+    clouds *= torch.tensor([0.5, 0.8, 1.0, 1.3], device=clouds.device)[:, None, None]
+    with torch.no_grad():
+        for branch in (model.expression, model.identity):
+            branch.decoder.layers[-1].weight.mul_(WILD)
+            for _ in range(20):  # batch norm gets statistics under which features differ
+                branch.encode(reorder(clouds))
+    model.eval()
     return [(model, clouds[:1], mean), (model, clouds, 0.9 * mean)]
 
 
 def _differentiable_cross_over(function) -> str | None:
     for model, clouds, mean in _small_models():
+        clouds = clouds.clone().requires_grad_()
         given = function(model, clouds, mean)
         if given is None:
             return NOT_DONE
@@ -51,6 +61,9 @@ def _differentiable_cross_over(function) -> str | None:
             return f"{given.item():g} is too {'large' if given.item() > right else 'small'}."
         if not given.requires_grad:
             return "no gradient can flow back from it."
+        [of_clouds] = torch.autograd.grad(given, [clouds], allow_unused=True)
+        if of_clouds is None or not of_clouds.any():
+            return "no gradient flows back through what the first branch drew."
     return None
 
 
@@ -120,7 +133,10 @@ def _beats_doing_nothing(function) -> str | None:
         errors.append([_distance(each, goal) for each in both])
     mixed, nothing = np.mean(errors, axis=0)
     if not mixed < 0.9 * nothing:
-        return f"your faces are {mixed:.2f} mm from the truth, doing nothing {nothing:.2f} mm."
+        return (
+            f"your faces are {mixed:.2f} mm from the truth, doing nothing {nothing:.2f} mm; at most "
+            "nine tenths of the latter are wanted."
+        )
     return None
 
 

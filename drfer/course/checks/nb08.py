@@ -60,10 +60,11 @@ def _judge_exponent(exponent) -> str | None:
 def _judge_completed(function) -> str | None:
     generator = np.random.default_rng()
     for side in (-1, 1):
-        x, y = generator.uniform(-70, 70, 3000), generator.uniform(-90, 90, 3000)
+        x, y = generator.uniform(-70, 70, 40_000), generator.uniform(-90, 90, 40_000)
         bend = generator.uniform(60, 90)
         nose = 25 * np.exp(-(x**2) / 200 - (y + 5) ** 2 / 500)
-        whole = np.stack([x, y, nose - (x / bend) ** 2 * 30 - (y / 90) ** 2 * 20], axis=1)
+        dense = np.stack([x, y, nose - (x / bend) ** 2 * 30 - (y / 90) ** 2 * 20], axis=1)
+        whole = dense[:3000]
         seen = whole[side * whole[:, 0] > generator.uniform(-25, -5)]
         answer = function(seen.copy())
         if answer is None:
@@ -73,11 +74,14 @@ def _judge_completed(function) -> str | None:
             return f"points (m, 3) are wanted, not an array of shape {answer.shape}."
         if not np.isfinite(answer).all():
             return "some coordinates are no numbers."
-        off_face = cKDTree(whole).query(answer)[0].max()
+        off_face = cKDTree(dense).query(answer)[0].max()
         if off_face > NEAR:
             return f"a point of your answer lies {off_face:.0f} mm off the whole face."
         if cKDTree(answer).query(seen)[0].max() > NEAR / 2:
             return "points that were seen have gone."
+        to_seen = cKDTree(seen).query(answer)[0]
+        if ((1e-6 < to_seen) & (to_seen < 1)).mean() > 0.01:
+            return "some of your new points lie where the face was seen already."
         far = cKDTree(answer).query(whole)[0].max()
         if far > 2 * NEAR:
             return f"a part of the whole face is still {far:.0f} mm away from your points."

@@ -87,7 +87,7 @@ def _judge_eraser(function) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # features of which nothing is left
         after = leakage(others[0] @ eraser, *others[1:])
-    if after["expression"]["accuracy"] < before["expression"]["accuracy"] - 5:
+    if after["expression"]["accuracy"] < before["expression"]["accuracy"] - 8:
         return (
             f"the expression is lost with it: a probe finds {after['expression']['accuracy']:.0f} % "
             f"of them on eight other people, and {before['expression']['accuracy']:.0f} % before."

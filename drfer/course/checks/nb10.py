@@ -72,7 +72,7 @@ def _plan(answer) -> str | None:
     values *= DEVIATION / values.std(ddof=1)
     low, high = corrected_interval(values, SimpleNamespace(overlap=OVERLAPS[kind]))
     reach = (high - low) / 2
-    return f"the interval would be ± {reach:.2f} points: too wide." if reach >= GAIN else None
+    return f"the interval would be ± {reach:.3f} points: too wide." if reach >= GAIN else None
 
 
 def _figure(answer) -> str | None:
@@ -106,10 +106,13 @@ def _said_by_bars(axis: Axes, recall: dict[str, float]) -> str | None:
     off = [name for name in recall if abs(shown[name] - recall[name]) > 0.01]
     if off:
         return f"the bar of {off[0]} is off: recall in % is wanted."
-    if "%" not in along.get_label_text():
+    if not any(unit in along.get_label_text() for unit in ("%", "percent")):
         return "the axis along the bars does not say its unit."
-    if abs(min(along.get_view_interval())) > 1e-6:
+    low, high = along.get_view_interval()
+    if abs(low) > 1e-6:
         return "the axis along the bars does not start at 0."
+    if high < max(shown.values()):
+        return "the axis along the bars ends before the longest bar does."
     return None
 
 
