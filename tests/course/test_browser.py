@@ -37,6 +37,11 @@ CODE_CELLS = f"{NOTEBOOK}.content.widgets.filter(cell => cell.model.type === 'co
 FINISHED = f"() => {CODE_CELLS}.every(cell => cell.model.executionCount > 0) && ({IDLE})()"
 OUTPUTS = f"() => {CODE_CELLS}.flatMap(cell => cell.model.outputs.toJSON())"
 LIVE = ".jp-OutputArea-output:has(.widget-interact):has(.js-plotly-plot)"
+TOWARDS = """handle => {
+    const [now, end] = ['aria-valuenow', 'aria-valuemax'].map(name => Number(handle.getAttribute(name)))
+    return now < end ? 'ArrowRight' : 'ArrowLeft'
+}"""
+"""the key that moves a slider"""
 MOVE = """([picture, control]) => new Promise(resolve => {
     const start = performance.now()
     picture.once('plotly_afterplot', () => resolve(performance.now() - start))
@@ -166,7 +171,7 @@ def test_all_cells_run_and_a_slider_changes_its_picture(page, request):
     assert picture.screenshot() == before, "the picture moves by itself"
     handle.focus()
     pressed = time.perf_counter()
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press(handle.evaluate(TOWARDS))
     page.wait_for_function(
         "([picture, title]) => picture.innerText != title", arg=[picture.element_handle(), title]
     )
