@@ -167,18 +167,13 @@ def test_all_cells_run_and_a_slider_changes_its_picture(page, request):
     picture.scroll_into_view_if_needed()
     picture.locator("canvas, .scatterlayer").first.wait_for(state="attached")
     page.wait_for_timeout(1500)  # drawn, and at rest
-    before, title = picture.screenshot(), picture.inner_text()
+    before = picture.screenshot()
     assert picture.screenshot() == before, "the picture moves by itself"
     handle.focus()
-    pressed = time.perf_counter()
-    page.keyboard.press(handle.evaluate(TOWARDS))
-    page.wait_for_function(
-        "([picture, title]) => picture.innerText != title", arg=[picture.element_handle(), title]
-    )
-    print(
-        f"{request.node.callspec.id}: the picture answers in {1000 * (time.perf_counter() - pressed):.0f} ms"
-    )
-    page.wait_for_timeout(1500)
+    key = handle.evaluate(TOWARDS)
+    for _ in range(4):  # one step may hardly be seen
+        page.keyboard.press(key)
+        page.wait_for_timeout(1000)
     assert picture.screenshot() != before
     if folder := os.environ.get("DRFER_SCREENSHOTS"):  # for a look by eye
         page.screenshot(path=Path(folder) / f"{request.node.callspec.id}.png")
