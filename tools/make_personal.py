@@ -125,6 +125,8 @@ def write(model: PersonalModel, path: Path) -> None:
         "weight": model.weight.astype(np.float32),
         "bias": model.bias.astype(np.float32),
     }
+    # safetensors writes bytes as they lie, and takes a transposed array for one that is not
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with written_whole(path) as target:
         save_file(arrays, target, {"card": json.dumps(model.card)})
         target.chmod(0o644)
