@@ -36,6 +36,7 @@ def test_the_reading_order_has_the_whole_core():
     text = (DOCS / "architecture.md").read_text()
     elsewhere = {
         "shipped.py",
+        "personal.py",
         "torch_dataset.py",
         "head_pose.py",
         "correspondence.py",  # beyond the paper
