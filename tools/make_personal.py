@@ -28,12 +28,11 @@ MM = Settings().frame_length
 TEMPERATURES = np.geomspace(0.02, 2, 60)
 
 
-def movements(faces: FaceSet) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def movements(faces: FaceSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return how far each expressive scan's vertices lie from those of the same person's neutral.
 
     Returns:
-        Movements (n, V, 3), mm; which of them both scans have, (n, V); expressions (n,); and which
-        scans they are, as indices of the faces' keys, (n,).
+        Movements (n, V, 3), mm; which of them both scans have, (n, V); and expressions (n,).
     """
     neutral_of = {k.subject: scan for scan, k in enumerate(faces.keys) if k.expression == NEUTRAL}
     scans = np.array([n for n, key in enumerate(faces.keys) if key.expression != NEUTRAL])
@@ -41,12 +40,12 @@ def movements(faces: FaceSet) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     there = ~faces.missing[:, :VERTICES]
     vertices = faces.vertices[:, :VERTICES].astype(np.float64) * MM
     labels = np.array([EXPRESSIONS.index(faces.keys[scan].expression) for scan in scans])
-    return vertices[scans] - vertices[neutral], there[scans] & there[neutral], labels, scans
+    return vertices[scans] - vertices[neutral], there[scans] & there[neutral], labels
 
 
 def fit(parts: list[FaceSet]) -> PersonalModel:
     """Return a model that is trained on the people of some sets of faces, with temperature 1."""
-    moved, there, labels, _ = (np.concatenate(each) for each in zip(*map(movements, parts)))
+    moved, there, labels = (np.concatenate(each) for each in zip(*map(movements, parts)))
     used = np.flatnonzero(there.mean(axis=0) >= SMALLEST_SHARE)
     moved, there = moved[:, used], there[:, used, None]
     mean = (moved * there).sum(axis=0) / there.sum(axis=0)
@@ -58,7 +57,7 @@ def fit(parts: list[FaceSet]) -> PersonalModel:
 
 def scores_of(model: PersonalModel, faces: FaceSet) -> tuple[np.ndarray, np.ndarray]:
     """Return a model's scores of each expressive scan, (n, 6), and its expression, (n,)."""
-    moved, there, labels, _ = movements(faces)
+    moved, there, labels = movements(faces)
     moved, there = moved[:, model.used], there[:, model.used, None]
     return model.scores(np.where(there, moved, model.mean)), labels
 
