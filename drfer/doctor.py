@@ -40,7 +40,8 @@ class Extra:
 
 
 EXTRAS = (
-    Extra("faces", "to make the open faces", ("anny", "embreex", "igl", "warp")),
+    Extra("faces", "to make the open faces", ("embreex", "igl")),
+    Extra("populations", "to make open faces of other people", ("anny", "warp")),
     Extra(
         "notebooks",
         "for the notebooks and live pictures",

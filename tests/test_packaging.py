@@ -53,7 +53,7 @@ def test_all_that_is_declared_is_imported():
     """A dependency that nobody imports any more is one to take out."""
     used = set().union(*map(imported, MODULES))
     assert CORE <= used, CORE - used
-    for extra in ("faces", "cluster", "gpu", "bench"):
+    for extra in ("faces", "populations", "cluster", "gpu", "bench"):
         wanted = set(declared(extra)) - CORE
         assert wanted <= used, wanted - used
 

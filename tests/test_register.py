@@ -9,7 +9,7 @@ import pytest
 import trimesh
 from scipy.spatial import cKDTree
 
-from drfer.datasets.anny3dfe.head import HeadGenerator
+from drfer.datasets.anny3dfe import head as open_head
 from drfer.datasets.scan import ScanKey
 from drfer.preprocessing import template as common_mesh
 
@@ -58,7 +58,7 @@ def _applied(matrix, points):
 
 @pytest.mark.parametrize("turn", [(0, 40), (0, -40), (1, 30), (1, -30)])
 def test_a_whole_head_is_cut_to_what_the_mesh_covers(register, turn, tmp_path):
-    head = HeadGenerator().head
+    head = open_head.load()
     points = head.subdivide(head.average[None])[0]
     axis, degrees = turn
     matrix = trimesh.transformations.rotation_matrix(np.radians(degrees), np.eye(3)[1 - axis])

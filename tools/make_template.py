@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import Delaunay
 
 from drfer.datasets.anny3dfe.expressions import draw_activation, draw_style
-from drfer.datasets.anny3dfe.head import HeadGenerator
+from drfer.datasets.anny3dfe.generator import HeadGenerator
 from drfer.datasets.anny3dfe.identity import Identity, draw_identity
 from drfer.datasets.anny3dfe.scanner import cast_rays
 from drfer.datasets.scan import EXPRESSIONS

@@ -59,6 +59,9 @@ SMALL = replace(
 )
 """The preset of the course: 12 subjects, and a minute for all stages on two cores."""
 
+STRANGE = 1
+"""The population of people whom the kit's trained model never saw."""
+
 
 def small_experiment(database: Dataset) -> Experiment:
     """Return the course's experiment, whose results lie in the user's cache folder.
@@ -89,7 +92,7 @@ class Strangers:
 def strangers() -> Strangers:
     """Return the kit's trained model before another population: it knows everyone of the first."""
     model, _ = load_model()
-    database = Anny3DFE(SMALL.dataset_subjects, seed=1)
+    database = Anny3DFE(SMALL.dataset_subjects, STRANGE, intensities=SMALL.protocol.intensities)
     faces = prepare_faces(database, SMALL)
     _, subjects = Run(SMALL, fold=0).split(faces)
     return Strangers(model, database, faces, subjects)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
+from drfer.datasets.anny3dfe import head as open_head
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.faceset import FaceSet
 
@@ -21,7 +20,7 @@ def true_faces(dataset, subject: str, activations: np.ndarray) -> np.ndarray:
     Returns:
         Points in the template's frame, shape (k, 39923, 3), mm.
     """
-    head, template = head_model(), common_mesh.load()
+    head, template = open_head.load(), common_mesh.load()
     surfaces = head.subdivide(head.pose_face(dataset.true_neutral(subject), activations))
     return _at_template(surfaces, head, template)
 
@@ -67,11 +66,3 @@ def _at_template(surfaces: np.ndarray, head, template) -> np.ndarray:
     uv = template.head_place
     barycentric = np.column_stack([1 - uv.sum(axis=1), uv])[..., None]
     return (corners * barycentric).sum(axis=2) - template.origin
-
-
-@lru_cache(maxsize=1)  # it takes ten seconds
-def head_model():
-    """Return the generator's `HeadModel`; kept for the next call."""
-    from drfer.datasets.anny3dfe.head import HeadGenerator
-
-    return HeadGenerator().head

@@ -18,7 +18,7 @@ from drfer.datasets.anny3dfe import (
     FaceSettings,
     Populations,
     expressions,
-    head,
+    generator,
     identity,
     scanner,
     subject_names,
@@ -26,9 +26,11 @@ from drfer.datasets.anny3dfe import (
 from drfer.datasets.anny3dfe import (
     database as module,
 )
+from drfer.datasets.anny3dfe import (
+    head as open_head,
+)
 from drfer.datasets.anny3dfe.database import all_settings, scan_keys
 from drfer.datasets.anny3dfe.expressions import ACTION_UNITS, PROTOTYPES
-from drfer.datasets.anny3dfe.head import HeadGenerator
 from drfer.datasets.scan import EXPRESSIONS, ScanKey
 
 FROZEN = {
@@ -122,7 +124,7 @@ def test_populations_are_named_first_and_are_those_of_their_seeds(tmp_path, monk
 
 def test_truth_fits_the_scan(database):
     """Each point lies where its ray met the true surface, but for noise and spikes."""
-    head = HeadGenerator().head
+    head = open_head.load()
     for key in database.keys()[3:40:9]:
         scan, truth = database.load(key), database.truth(key)
         surface = head.subdivide(
@@ -147,7 +149,7 @@ def test_expressions_grow_with_intensity(database):
 
 
 def test_the_table_of_expressions_names_real_units():
-    units = HeadGenerator().head.units
+    units = open_head.load().units
     for prototype in PROTOTYPES.values():
         for unit in (*prototype.always, *prototype.sometimes):
             assert unit in ACTION_UNITS and (unit in units or unit + "Left" in units)
@@ -214,7 +216,9 @@ def test_another_order_of_face_units_is_another_database(monkeypatch):
     assert settings_hash() != before
 
 
-@pytest.mark.parametrize("of", [expressions, head, identity, scanner], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "of", [expressions, generator, identity, scanner], ids=lambda m: m.__name__
+)
 def test_no_number_hides_outside_the_settings(of):
     """Functions hold none but counts of axes and corners and mm in a metre, modules only tables."""
     tree = ast.parse(inspect.getsource(of))
@@ -343,11 +347,40 @@ def test_bad_questions_are_one_sentence(database):
 def test_what_making_needs_is_named_if_it_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setenv("DRFER_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "embreex" else name)
-    with pytest.raises(DrferError, match=r"needs embreex; .*pip install 'drfer\[faces\]'"):
+    with pytest.raises(DrferError, match=r"needs embreex; the extra drfer\[faces\]"):
         Anny3DFE(1)
 
 
-# anny's own tables
+# the heads that ship with the kit, and anny's own tables
+
+
+def test_the_heads_that_ship_are_those_that_anny_makes():
+    head = open_head.load()
+    for seed, count, names in ((0, 100, ["F0001", "F0056", "M0044"]), (1, 12, ["M0005"])):
+        shipped = open_head.load_people(seed)
+        assert list(shipped) == subject_names(count)
+        made, people = module.make_heads(names, seed)
+        for name in names:
+            np.testing.assert_allclose(shipped[name], people[name], atol=1e-4)
+    assert open_head.load_people(2) == {}
+    assert head.units == made.units and head.subdivisions == made.subdivisions
+    np.testing.assert_array_equal(head.triangles, made.triangles)
+    np.testing.assert_array_equal(head.seen_from_front, made.seen_from_front)
+    np.testing.assert_allclose(head.average, made.average, atol=1e-4)
+    np.testing.assert_allclose(head.unit_shapes, made.unit_shapes, atol=1e-4)
+
+
+def test_other_people_than_those_that_ship_need_the_body_model(own, monkeypatch):
+    there = module.find_spec
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "anny" else there(name))
+    Anny3DFE(3)
+    for other in (
+        {"seed": 2},
+        {"faces": FaceSettings(identity=identity.Identity(spread=0.1))},
+        {"faces": FaceSettings(head=generator.HeadSettings(face_radius=80.0))},
+    ):
+        with pytest.raises(DrferError, match=r"needs anny; the extra drfer\[populations\]"):
+            Anny3DFE(1, **other)
 
 
 @pytest.fixture
@@ -361,18 +394,18 @@ def built(monkeypatch, tmp_path):
             tables.mkdir(exist_ok=True)
             (tables / "table").write_text("whole")
 
-    monkeypatch.setattr(head, "_built", build)
+    monkeypatch.setattr(generator, "_built", build)
     monkeypatch.delenv("ANNY_CACHE_DIR", raising=False)
     monkeypatch.setenv("DRFER_CACHE", str(tmp_path / "cache"))
     return folders
 
 
 def test_annys_tables_are_kept_in_our_cache_and_their_making_is_said(built, tmp_path, capsys):
-    head._anny()
+    generator._anny()
     assert "3.4 GB of memory" in capsys.readouterr().out
     (folder,) = (tmp_path / "cache").iterdir()
     assert folder.name.startswith("anny-") and (folder / "table").read_text() == "whole"
-    head._anny()
+    generator._anny()
     assert built[1] == folder and capsys.readouterr().out == ""
 
 
@@ -381,15 +414,15 @@ def test_annys_tables_are_whole_or_absent(built, tmp_path, monkeypatch):
         (tables.parent / tables.name).mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(head, "_built", killed)
+    monkeypatch.setattr(generator, "_built", killed)
     with pytest.raises(KeyboardInterrupt):
-        head._anny()
+        generator._anny()
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_users_own_folder_for_annys_tables_serves(built, tmp_path, monkeypatch):
     monkeypatch.setenv("ANNY_CACHE_DIR", str(tmp_path / "elsewhere"))
-    head._anny()
+    generator._anny()
     assert built == [None] and not (tmp_path / "cache").exists()
 
 
@@ -397,7 +430,7 @@ def test_a_cache_that_cannot_hold_annys_tables_is_one_sentence(built, tmp_path, 
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DRFER_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DrferError, match="set DRFER_CACHE to another folder"):
-        head._anny()
+        generator._anny()
 
 
 def test_stored_arrays_are_those_that_version_2_stored(own):

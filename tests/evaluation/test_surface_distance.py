@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from drfer.common.errors import DrferError
+from drfer.datasets.anny3dfe import head as open_head
 from drfer.datasets.anny3dfe.scanner import Scanner, scan_face
 from drfer.datasets.scan import NEUTRAL, FaceScan, ScanKey
 from drfer.evaluation.surface_distance import (
@@ -16,7 +17,7 @@ from drfer.evaluation.surface_distance import (
     surface_of_true_face,
     surface_of_vertices,
 )
-from drfer.evaluation.truth import head_model, registered_true_faces
+from drfer.evaluation.truth import registered_true_faces
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.resampling import preprocess_scan
 
@@ -156,7 +157,7 @@ def test_an_offset_along_the_normals_is_the_distance(true_face, region, offset):
 
 def rescanned(database, key, seed):
     """A scan of the same face with other noise, crop and hairline, preprocessed."""
-    head = head_model()
+    head = open_head.load()
     surface = head.subdivide(database.true_neutral(key.subject)[None])[0]
     visible = np.repeat(head.seen_from_front, head.fine_per_coarse)
     generator = np.random.default_rng(seed)

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from drfer.datasets.anny3dfe import head as open_head
 from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.evaluation.truth import (
     activations_of,
-    head_model,
     registered_true_faces,
     true_faces,
 )
@@ -15,7 +15,7 @@ from drfer.preprocessing import template as common_mesh
 
 
 def test_the_true_face_of_the_average_head_is_the_template():
-    head = head_model()
+    head = open_head.load()
     average = SimpleNamespace(true_neutral=lambda subject: head.average)
     face = true_faces(average, "nobody", np.zeros((1, len(head.units))))[0]
     apart = np.linalg.norm(face - common_mesh.load().vertices, axis=1)
@@ -48,7 +48,7 @@ def test_registered_faces_lie_where_each_scan_lies(database, faces):
         ScanKey("M0001", "surprise", 4),
     ]
     scans = np.array([faces.keys.index(key) for key in keys])
-    head, length = head_model(), faces.settings.frame_length
+    head, length = open_head.load(), faces.settings.frame_length
     registered = registered_true_faces(faces, scans, activations_of(faces, scans))
     for key, scan, face in zip(keys, scans, registered):
         truth = database.truth(key)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from drfer.common.errors import ScanFormatError
-from drfer.datasets.anny3dfe.head import HeadGenerator
+from drfer.datasets.anny3dfe import head as open_head
 from drfer.datasets.scan import FaceScan, ScanKey
 from drfer.preprocessing import head_pose, registration, resampling
 from drfer.preprocessing import template as common_mesh
@@ -22,7 +22,7 @@ KEY = ScanKey("F0001", "fear", 1)
 
 @pytest.fixture(scope="module")
 def head():
-    return HeadGenerator().head
+    return open_head.load()
 
 
 def complete_scan(database, head, key):

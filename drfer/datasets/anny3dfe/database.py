@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -24,7 +24,8 @@ from drfer.common.files import CacheFile, cache_folder, digest_of
 from drfer.common.parallel import map_on_all_cores
 from drfer.datasets.anny3dfe import expressions
 from drfer.datasets.anny3dfe.expressions import Spread, draw_activation, draw_style
-from drfer.datasets.anny3dfe.head import HeadGenerator, HeadModel, HeadSettings
+from drfer.datasets.anny3dfe.generator import HeadGenerator, HeadSettings
+from drfer.datasets.anny3dfe.head import HeadModel, load, load_people
 from drfer.datasets.anny3dfe.identity import Identity, draw_identity
 from drfer.datasets.anny3dfe.scanner import Scanner, scan_face
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
@@ -250,19 +251,54 @@ def _make(
     files: dict[str, CacheFile], seed: int, faces: FaceSettings, intensities: tuple[int, ...]
 ) -> list[str]:
     """Make the scans of some subjects; return the hash of each file's content."""
-    lacking = [name for name in ("anny", "warp", "embreex", "igl") if find_spec(name) is None]
-    if lacking:
-        raise DrferError(
-            f"making the open faces needs {' and '.join(lacking)}; "
-            "install what is missing with: pip install 'drfer[faces]'"
-        )
+    _demand("faces", "embreex", "igl")
+    head, neutrals = _heads(files, seed, faces)
+    items = [(subject, neutrals[subject], file) for subject, file in files.items()]
+    return map_on_all_cores(_make_subject, items, "faces", head, seed, faces, intensities)
+
+
+def _heads(
+    subjects: Iterable[str], seed: int, faces: FaceSettings
+) -> tuple[HeadModel, dict[str, np.ndarray]]:
+    """Return the average head, and the neutral heads of some subjects by name."""
+    if (faces.head, faces.identity) == (HeadSettings(), Identity()):
+        people = load_people(seed)
+        if people.keys() >= set(subjects):
+            return load(), people
+    _demand("populations", "anny", "warp")
+    return make_heads(subjects, seed, faces)
+
+
+def make_heads(
+    subjects: Iterable[str], seed: int, faces: FaceSettings = FaceSettings()
+) -> tuple[HeadModel, dict[str, np.ndarray]]:
+    """Make the average head and neutral heads with `anny`.
+
+    Args:
+        subjects: their names.
+        seed: of their population.
+        faces: which head, and how people differ.
+
+    Returns:
+        The average head with its face units, and vertices by the subject's name, each of shape
+        (v, 3), float32, mm.
+    """
     heads = HeadGenerator(faces.head)
-    items = []
-    for subject, file in files.items():
+    neutrals = {}
+    for subject in subjects:
         rng = _generator(seed, subject, 0)
         person = draw_identity(rng, subject[0] == "F", heads.local_changes, faces.identity)
-        items.append((subject, heads.neutral(*person).astype(np.float32), file))
-    return map_on_all_cores(_make_subject, items, "faces", heads.head, seed, faces, intensities)
+        neutrals[subject] = heads.neutral(*person).astype(np.float32)
+    return heads.head, neutrals
+
+
+def _demand(extra: str, *modules: str) -> None:
+    lacking = [name for name in modules if find_spec(name) is None]
+    if lacking:
+        raise DrferError(
+            f"making these faces needs {' and '.join(lacking)}; "
+            f"the extra drfer[{extra}] has what is missing, and `drfer doctor` says the command for it"
+        )
 
 
 def _make_subject(
