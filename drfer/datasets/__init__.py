@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from drfer.common.errors import DrferError, check_known
-from drfer.datasets.scan import FaceScan, ScanKey
+from drfer.datasets.scan import EXPRESSIONS, FaceScan, ScanKey
 
 NAMES = ("anny3dfe", "bu3dfe", "bosphorus", "scans")
 
@@ -15,7 +15,7 @@ NAMES = ("anny3dfe", "bu3dfe", "bosphorus", "scans")
 class Dataset(Protocol):
     """What preprocessing and the experiments ask of a dataset: four attributes and two methods.
 
-    Any object that has them is a dataset; it need not inherit from this class. It must be small,
+    A dataset may have two attributes more (see `classes_of` and `has_neutral`). Any object that has them is a dataset; it need not inherit from this class. It must be small,
     and picklable: it is sent to worker processes, which load the scans themselves.
     """
 
@@ -44,6 +44,16 @@ class Dataset(Protocol):
         Raises:
             DrferError: there is no such scan, or it cannot be read.
         """
+
+
+def classes_of(dataset: Dataset | None) -> tuple[str, ...]:
+    """Return the classes of a dataset by their labels: its `expressions`, or the six basic ones."""
+    return tuple(getattr(dataset, "expressions", EXPRESSIONS))
+
+
+def has_neutral(dataset: Dataset | None) -> bool:
+    """Return whether a dataset has neutral scans: yes, unless its `has_neutral` says no."""
+    return getattr(dataset, "has_neutral", True)
 
 
 def open_dataset(

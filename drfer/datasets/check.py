@@ -19,7 +19,7 @@ from drfer.common.files import written_whole
 from drfer.common.parallel import map_on_all_cores
 from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS
 from drfer.datasets.folder import ScanFolder
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
+from drfer.datasets.scan import NEUTRAL, FaceScan, ScanKey
 
 EXPECTED = {"bu3dfe": (100, (1, 2, 3, 4)), "bosphorus": (105, (1,))}
 """Subjects of the whole database, and the intensities of each expression."""
@@ -91,10 +91,22 @@ def _report_counts(dataset: ScanFolder, readable: set[ScanKey]) -> None:
     print(f"{dataset.root}: {scans} scans of {len(subjects)} subjects{whole}")
     counts = Counter((key.expression, key.intensity) for key in readable)
     intensities = sorted({intensity for _, intensity in counts if intensity})
-    print(f"{'readable scans':<16}" + "".join(f"{f'intensity {i}':>13}" for i in intensities))
-    for expression in EXPRESSIONS:
-        print(f"{expression:<16}" + "".join(f"{counts[expression, i]:>13}" for i in intensities))
-    print(f"{NEUTRAL:<16}{counts[NEUTRAL, 0]:>13}")
+    width = 2 + max(map(len, ("readable scans", *dataset.expressions)))
+    print("readable scans".ljust(width) + "".join(f"{f'intensity {i}':>13}" for i in intensities))
+    for expression in dataset.expressions:
+        numbers = "".join(f"{counts[expression, i]:>13}" for i in intensities)
+        print(expression.ljust(width) + numbers)
+    print(NEUTRAL.ljust(width) + f"{counts[NEUTRAL, 0]:>13}")
+    if not dataset.has_neutral:
+        print("no neutral scans: the mean of a person's scans will stand for theirs")
+    people = {
+        name: len({key.subject for key in readable if key.expression == name})
+        for name in dataset.expressions
+    }
+    _report(
+        "classes that few subjects have; is their name misspelt?",
+        [f"{name}: {n} of {len(subjects)}" for name, n in people.items() if n < len(subjects) / 2],
+    )
 
 
 def _report_files(dataset: ScanFolder, findings: list[Finding]) -> None:
@@ -161,7 +173,7 @@ def _expected(dataset: ScanFolder) -> list[ScanKey]:
     rest = [
         ScanKey(subject, expression, intensity)
         for subject in known
-        for expression in EXPRESSIONS
+        for expression in dataset.expressions
         for intensity in intensities
     ]
     return list(dict.fromkeys([*needed, *rest]))
@@ -208,7 +220,7 @@ def _draw(dataset: ScanFolder, findings: list[Finding], sheet: Path) -> None:
     of_highest = {finding.key.expression: finding for finding in by_intensity if not finding.error}
     scans = [
         dataset.read_file(of_highest[name].path, of_highest[name].key)
-        for name in (NEUTRAL, *EXPRESSIONS)
+        for name in (NEUTRAL, *dataset.expressions)
         if name in of_highest
     ]
     if scans:

@@ -32,6 +32,10 @@ class ScanFolder(ABC):
     """Suffix of the file beside a scan that is read with it, if there is one."""
     version = 1
     """Raised whenever the same file could be read differently."""
+    expressions: tuple[str, ...] = EXPRESSIONS
+    """The classes that the protocol tells apart, by their labels."""
+    has_neutral = True
+    """Whether there are neutral scans."""
     up = "y"
     """The axis that points up in the files."""
 
@@ -100,10 +104,10 @@ class ScanFolder(ABC):
         """Return the scans of a subject that the protocol uses: neutral, then each expression."""
         expressive = [
             ScanKey(subject, expression, intensity)
-            for expression in EXPRESSIONS
+            for expression in self.expressions
             for intensity in self.intensities
         ]
-        return [ScanKey(subject, NEUTRAL, 0), *expressive]
+        return [ScanKey(subject, NEUTRAL, 0), *expressive] if self.has_neutral else expressive
 
     @cached_property
     def subjects(self) -> list[str]:

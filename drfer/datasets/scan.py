@@ -21,7 +21,7 @@ class ScanKey:
     subject: str
     """Such as "F0001"."""
     expression: str
-    """One of `EXPRESSIONS`, or `NEUTRAL`."""
+    """`NEUTRAL`, or a class: one of `EXPRESSIONS`, or of the labels of a user's own scans."""
     intensity: int
     """Of the expression: 1 to 4 in BU-3DFE and Anny-3DFE, 1 elsewhere; neutral scans have 0."""
 

@@ -26,12 +26,16 @@ OTHER_NAMES = {
 }
 """What tables call expressions besides."""
 SEPARATORS = (",", ";", "\t")
+LONGEST_NAME = 40
+"""Characters of an expression's name: figures and tables show it."""
 
 
 class Scans(ScanFolder):
     """A user's own scans in a folder, with the labels of its `scans.csv` if there is one.
 
-    Without a table, each file is the neutral scan of a subject of its own.
+    The labels are the classes, whatever they are, and `NEUTRAL` is none of them: neutral scans are
+    the identity branch's targets. Without a table, each file is the neutral scan of a subject of
+    its own.
 
     Args:
         root: the folder.
@@ -52,6 +56,10 @@ class Scans(ScanFolder):
         self.up = up
         table = Path(root) / TABLE
         self.labels = read_table(table) if table.exists() else None
+        if self.labels:
+            shown = {key.expression for key in self.labels.values()}
+            self.has_neutral = NEUTRAL in shown
+            self.expressions = tuple(sorted(shown - {NEUTRAL})) or EXPRESSIONS
         super().__init__(root)
 
     def key_of(self, path: Path) -> ScanKey | None:
@@ -75,11 +83,12 @@ def read_table(path: Path) -> dict[str, ScanKey]:
     """Return which scan each file is, by its name in a table as any spreadsheet writes it.
 
     Commas, semicolons or tabs part the columns; capitals and spaces around names do not matter, nor
-    whether paths have slashes or backslashes.
+    whether paths have slashes or backslashes. Expressions may have any names; the six basic ones
+    and "neutral" are known by their adjectives too.
 
     Raises:
-        DrferError: a column or a cell is missing, an expression is unknown, or a file stands in it
-            twice; the sentence names the line.
+        DrferError: a column or a cell is missing, an expression's name is too long, or a file
+            stands in it twice; the sentence names the line.
     """
     lines = _text(path).splitlines()
     heading = lines[0] if lines else ""
@@ -96,6 +105,7 @@ def read_table(path: Path) -> dict[str, ScanKey]:
                 f"the first line names the columns {', '.join(COLUMNS)}"
             )
     labels: dict[str, ScanKey] = {}
+    spelling = {name: name for name in (*EXPRESSIONS, NEUTRAL)} | OTHER_NAMES
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
             continue
@@ -107,7 +117,12 @@ def read_table(path: Path) -> dict[str, ScanKey]:
                 f"{path}, line {number}: {name!r} stands in it twice; "
                 "give files their folder, as in anna/1.obj"
             )
-        expression = _expression(path, number, expression)
+        if len(expression) > LONGEST_NAME:
+            raise DrferError(
+                f"{path}, line {number}: {expression[:LONGEST_NAME]!r}... is too long a name for an "
+                f"expression: at most {LONGEST_NAME} characters"
+            )
+        expression = spelling.setdefault(expression.lower(), expression)  # as it stands first
         labels[name] = ScanKey(subject, expression, int(expression != NEUTRAL))
     return labels
 
@@ -131,13 +146,3 @@ def _cell(path: Path, line: int, cells: dict[str, str], column: str) -> str:
     if not cells.get(column):
         raise DrferError(f"{path}, line {line}: the column {column!r} is missing or empty")
     return cells[column]
-
-
-def _expression(path: Path, line: int, name: str) -> str:
-    expression = OTHER_NAMES.get(name.lower(), name.lower())
-    if expression not in (*EXPRESSIONS, NEUTRAL):
-        raise DrferError(
-            f"{path}, line {line}: there is no expression {name!r}; "
-            f"choose from {', '.join((*EXPRESSIONS, NEUTRAL))}"
-        )
-    return expression

@@ -10,7 +10,7 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.common.files import write_json
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
+from drfer.datasets.scan import NEUTRAL
 from drfer.evaluation.draws import DrawFaces, faces_of
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
@@ -103,7 +103,7 @@ def _heading(request: Request, faces: FaceSet | DrawFaces) -> dict:
         "precision": run.precision,
         "seed": request.seed,
         "protocol": asdict(replace(request.preset.protocol, intensities=intensities)),
-        "expressions": EXPRESSIONS,
+        "expressions": faces.expressions,
         "poses": [["frontal", 0] if p.degrees == 0 else [p.axis, p.degrees] for p in POSES],
     }
     return json.loads(json.dumps(heading))

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor
 
 from drfer.common.files import CacheFile, cache_lock, digest_of
+from drfer.datasets import classes_of
 from drfer.datasets.anny3dfe.populations import Populations, names_in
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.evaluation.protocol import Draws, protocol_keys
 from drfer.evaluation.run import Run
 from drfer.preprocessing import faceset, head_pose
 from drfer.preprocessing.faceset import FaceSet, preprocess
 from drfer.preprocessing.head_pose import PosedFaces, pose_faces, poses_hash
 from drfer.preprocessing.resampling import Settings
-from drfer.training.data import FoldData, input_clouds
+from drfer.training.data import FoldData, input_clouds, labels_of
 
 FIRST_TESTED = 100
 """The first population of test subjects, counted from the protocol's first."""
@@ -92,6 +93,11 @@ class DrawFaces:
     def dataset(self) -> Populations:
         """The populations of all these subjects."""
         return Populations({self.population: self.protocol.train_subjects, **_sizes(self.protocol)})
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """The classes by their labels."""
+        return classes_of(self.dataset)
 
     @cached_property
     def keys(self) -> list[ScanKey]:
@@ -192,8 +198,8 @@ def clouds_to_test(faces: FaceSet | DrawFaces, data: FoldData) -> tuple[Tensor, 
     more, points = faces.further, clouds.shape[1]
     shown = [number for number, key in enumerate(more.keys) if key.expression != NEUTRAL]
     further = torch.from_numpy(input_clouds(more, points, data.settings)[shown]).to(clouds)
-    theirs = [EXPRESSIONS.index(more.keys[number].expression) for number in shown]
-    return torch.cat([clouds, further]), torch.cat([labels, torch.tensor(theirs).to(labels)])
+    theirs = torch.from_numpy(labels_of(more)[shown]).to(labels)
+    return torch.cat([clouds, further]), torch.cat([labels, theirs])
 
 
 def origin_of(faces: FaceSet | DrawFaces) -> dict[str, str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
+from drfer.datasets import has_neutral
 from drfer.evaluation.draws import DrawFaces, clouds_to_test, origin_of
 from drfer.evaluation.linear import CLASSIFIERS, LinearClassifier
 from drfer.evaluation.measures import MEASURES, Measure
@@ -35,7 +36,7 @@ from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.models.branch import ModelSizes
 from drfer.models.drfer import DrFER
-from drfer.preprocessing.faceset import FaceSet, preprocess
+from drfer.preprocessing.faceset import FaceSet, preprocess, with_mean_neutrals
 from drfer.preprocessing.head_pose import PosedFaces, pose_faces, poses_hash
 from drfer.training.data import DataSettings, FoldData
 from drfer.training.stages import STAGES, Stage
@@ -99,7 +100,7 @@ class Experiment:
         return self._assemble(stages, sizes)
 
     def test(self, stage: str) -> dict[str, list[int]]:
-        """Return "truth" and "predicted" of the test scans after a stage, as expression indices.
+        """Return "truth" and "predicted" of the test scans after a stage, as labels of expressions.
 
         Raises:
             DrferError: nobody is tested after this stage.
@@ -287,7 +288,7 @@ class Experiment:
 
     def _tested(self, model: DrFER) -> dict[str, list[int]]:
         clouds, labels = clouds_to_test(self.faces, self.data)
-        _, logits = predict(model, clouds)
+        _, logits = predict(model, clouds, len(self.faces.expressions))
         return {"truth": labels.tolist(), "predicted": logits.argmax(axis=1).tolist()}
 
     def _look(self, trainer: Trainer) -> None:
@@ -319,8 +320,9 @@ class Experiment:
 
     def _fresh_model(self, sizes: ModelSizes) -> DrFER:
         subjects = len(self.data.subjects)
-        neutral, run = self.data.mean_neutral, self.run
-        return fresh_model(sizes, subjects, neutral, run.seed, run.data.classes)
+        return fresh_model(
+            sizes, subjects, self.data.mean_neutral, self.run.seed, self.data.classes
+        )
 
 
 def parents_of(stage: str) -> tuple[str, ...]:
@@ -336,7 +338,8 @@ def prepare_faces(dataset, preset: Preset) -> FaceSet:
     """
     protocol = replace(preset.protocol, intensities=dataset.intensities)
     subjects = dataset.subjects if protocol.redraw else drawn_subjects(dataset.subjects, protocol)
-    return preprocess(dataset, protocol_keys(subjects, protocol))
+    faces = preprocess(dataset, protocol_keys(subjects, protocol, dataset))
+    return faces if has_neutral(dataset) else with_mean_neutrals(faces)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ from sklearn.linear_model import RidgeClassifier
 from threadpoolctl import threadpool_limits
 
 from drfer.datasets import Dataset
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.evaluation.draws import DrawFaces
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ class LinearClassifier:
         """Fit it to the training scans; return "truth" and "predicted" of the test scans."""
         scans, train, test = _scans_of(experiment)
         numbers = self.numbers(scans, train)
-        labels = np.array(
-            [-1 if k.expression == NEUTRAL else EXPRESSIONS.index(k.expression) for k in scans.keys]
-        )
+        label_of = {name: label for label, name in enumerate(experiment.faces.expressions)}
+        labels = np.array([label_of.get(key.expression, -1) for key in scans.keys])
         with threadpool_limits(1):  # more add up in any order
             ridge = RidgeClassifier(alpha=self.regularisation)
             ridge.fit(numbers[train], labels[train])

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.datasets import has_neutral
+from drfer.datasets.scan import ScanKey
 from drfer.evaluation import diagnosis, disentanglement
 from drfer.evaluation import features as planes
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS
 from drfer.models.drfer import DrFER
 from drfer.preprocessing.faceset import preprocess
 from drfer.preprocessing.head_pose import POSES, pose_scan, turned_back
+from drfer.training.data import labels_of
 from drfer.training.stages import STAGES
 from drfer.training.trainer import predict
 
@@ -64,18 +66,21 @@ def _head_pose(experiment: Experiment) -> tuple[Arrays, dict]:
     data, posed = experiment.data, experiment.posed_faces
     keys = [experiment.faces.keys[scan] for scan in data.test]
     row_of = {key: row for row, key in enumerate(posed.keys)}
-    points = experiment.run.preset.sizes.points
+    points, classes = experiment.run.preset.sizes.points, len(experiment.faces.expressions)
     clouds = posed.clouds[[row_of[key] for key in keys]][:, :, :points]
     predicted = {}
     for row, stage in COMPARED.items():
         model = experiment.model(stage)
-        raw = [_predicted(model, clouds[:, number]) for number in range(len(POSES))]
+        raw = [_predicted(model, clouds[:, number], classes) for number in range(len(POSES))]
         if experiment.run.posed:
             predicted[row] = {"trained": raw}
         else:
             back = [turned_back(clouds[:, number], pose) for number, pose in enumerate(POSES)]
-            predicted[row] = {"raw": raw, "registered": [_predicted(model, each) for each in back]}
-    truth = [EXPRESSIONS.index(key.expression) for key in keys]
+            predicted[row] = {
+                "raw": raw,
+                "registered": [_predicted(model, each, classes) for each in back],
+            }
+    truth = data.labels[data.test].tolist()
     return {}, {"truth": truth, "predicted": predicted}
 
 
@@ -159,8 +164,9 @@ def _samples(experiment: Experiment) -> tuple[Arrays, dict]:
 
 def _turned_heads(experiment: Experiment) -> tuple[list[ScanKey], Arrays]:
     faces = experiment.faces
-    highest = faces.dataset.intensities[-1]
-    shown = [ScanKey(person, "surprise", highest) for person in experiment.test_subjects[:2]]
+    highest, classes = faces.dataset.intensities[-1], faces.expressions
+    expression = "surprise" if "surprise" in classes else classes[-1]
+    shown = [ScanKey(person, expression, highest) for person in experiment.test_subjects[:2]]
     clouds, left = zip(*(pose_scan(faces, key) for key in shown))
     in_mm = np.round(np.stack(clouds) * faces.settings.frame_length, 2)
     return shown, {"posed clouds": in_mm, "posed left": np.stack(left)}
@@ -168,16 +174,17 @@ def _turned_heads(experiment: Experiment) -> tuple[list[ScanKey], Arrays]:
 
 def _features_by_intensity(experiment: Experiment, model: DrFER) -> Arrays:
     dataset, tested = experiment.faces.dataset, experiment.test_subjects
+    if not has_neutral(dataset):
+        return {}  # its trajectories begin there
     if hasattr(dataset, "at_all_intensities"):
         dataset = dataset.at_all_intensities(tested)
     keys = [key for key in dataset.keys() if key.subject in tested]
-    clouds = preprocess(dataset, keys).clouds[:, : experiment.run.preset.sizes.points]
+    faces = preprocess(dataset, keys)
+    clouds = faces.clouds[:, : experiment.run.preset.sizes.points]
     features, _ = predict(model, _to_device_of(model, clouds))
     return {
         "manifold features": features,
-        "manifold expression": np.array(
-            [-1 if key.expression == NEUTRAL else EXPRESSIONS.index(key.expression) for key in keys]
-        ),
+        "manifold expression": labels_of(faces),
         "manifold intensity": np.array([key.intensity for key in keys]),
         "manifold subject": np.array([tested.index(key.subject) for key in keys]),
     }
@@ -221,8 +228,8 @@ def _with_ancestors(stage: str) -> list[str]:
     return sorted({*parents, stage}, key=list(STAGES).index)
 
 
-def _predicted(model: DrFER, clouds: np.ndarray) -> list[int]:
-    return predict(model, _to_device_of(model, clouds))[1].argmax(axis=1).tolist()
+def _predicted(model: DrFER, clouds: np.ndarray, classes: int) -> list[int]:
+    return predict(model, _to_device_of(model, clouds), classes)[1].argmax(axis=1).tolist()
 
 
 def _to_device_of(model: DrFER, clouds: np.ndarray) -> Tensor:

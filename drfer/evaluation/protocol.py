@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from drfer.common.errors import DrferError
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.datasets import Dataset, classes_of, has_neutral
+from drfer.datasets.scan import NEUTRAL, ScanKey
 
 LISTS = Path(__file__).with_name("folds.json")
 """Which subjects are drawn, and the orders that are cut into folds, as indices of subjects, for draw
@@ -152,7 +153,8 @@ def drawn_subjects(available: list[str], protocol: Protocol, repeat: int = 0) ->
     if len(available) < protocol.subjects or protocol.subjects < protocol.folds:
         raise DrferError(
             f"{protocol.folds} folds of {protocol.subjects} subjects need at least that many; "
-            f"the dataset has {len(available)}"
+            f"the dataset has {len(available)} with every scan that is used "
+            "(`drfer check` says who lacks which)"
         )
     listed = not protocol.redraw and protocol.draw_seed == 0
     drawn = _lists()["drawn"].get(f"{protocol.subjects} of {len(available)}") if listed else None
@@ -173,15 +175,23 @@ def folds(subjects: list[str], protocol: Protocol, repeat: int = 0) -> list[list
     return [[subjects[number] for number in part] for part in parts]
 
 
-def protocol_keys(subjects: list[str], protocol: Protocol | Draws) -> list[ScanKey]:
+def protocol_keys(
+    subjects: list[str], protocol: Protocol | Draws, dataset: Dataset | None = None
+) -> list[ScanKey]:
     """Return the scans that the protocol uses of some subjects.
 
     These are the neutral scans, which serve as targets only, and the expressive ones to classify.
+
+    Args:
+        subjects: whose scans.
+        protocol: says which intensities.
+        dataset: whose classes; without it, the six basic expressions and neutral.
     """
     keys = []
     for subject in subjects:
-        keys.append(ScanKey(subject, NEUTRAL, 0))
-        for expression in EXPRESSIONS:
+        if has_neutral(dataset):
+            keys.append(ScanKey(subject, NEUTRAL, 0))
+        for expression in classes_of(dataset):
             keys += [ScanKey(subject, expression, i) for i in protocol.intensities]
     return keys
 

@@ -100,6 +100,11 @@ class Result:
         return min(((e["repeat"], e["fold"]) for e in self.select("samples")), default=(0, 0))
 
     @property
+    def expressions(self) -> list[str]:
+        """The classes by their labels."""
+        return self.heading["expressions"]
+
+    @property
     def dataset(self) -> str:
         """The dataset's name on the command line."""
         return self.heading["dataset"]
@@ -164,7 +169,7 @@ def load_result(folder: Path) -> Result:
     try:
         heading, entries = parse_result(path.read_text(encoding="utf-8"))
         path = folder / "samples.npz"
-        samples = parse_samples(path.read_bytes(), len(heading["poses"])) if path.exists() else {}
+        samples = parse_samples(path.read_bytes(), heading) if path.exists() else {}
     except OSError as error:
         reason = error.strerror or error
         raise DrferError(f"{path} cannot be read ({reason}); make it readable") from None

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.protocol import MOST_DRAWS, Draws, Protocol, protocol_of
 from drfer.evaluation.rows import CONTROL, ROWS
@@ -63,7 +62,7 @@ def parse_result(text: str) -> tuple[dict, dict[str, dict]]:
         drawn = not isinstance(protocol, Draws) or 1 <= entry["repeat"] <= MOST_DRAWS
         _require(drawn, "there is no such draw")
         _require(isinstance(entry["result"], str), "an entry names no result")
-        _check_of(entry["kind"])(entry, len(heading["poses"]))
+        _check_of(entry["kind"])(entry, heading)
     _require(len(set(map(position_of, entries.values()))) == len(entries), "entries repeat")
     curves = [entry for entry in entries.values() if entry["kind"] == "curves"]
     terms = {(entry["stage"], tuple(sorted(entry["curves"][0]))) for entry in curves}
@@ -96,8 +95,9 @@ def parse_provenance(text: str) -> dict[str, dict]:
     return content
 
 
-def parse_samples(content: bytes, poses: int) -> dict[str, np.ndarray]:
-    """Return the arrays of a samples.npz, for results with so many head poses."""
+def parse_samples(content: bytes, heading: dict) -> dict[str, np.ndarray]:
+    """Return the arrays of the samples.npz beside a result.json of this heading."""
+    poses, classes = len(heading["poses"]), len(heading["expressions"])
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         samples = {name: stored[name] for name in stored.files}
     present = [group for group in SAMPLE_GROUPS if not samples.keys().isdisjoint(group)]
@@ -106,13 +106,13 @@ def parse_samples(content: bytes, poses: int) -> dict[str, np.ndarray]:
         _require(array.dtype.kind in "fiu" and array.size > 0, f"{name!r} holds no numbers")
         _require(np.isfinite(array).all(), f"{name!r} holds something that is no finite number")
     if "manifold features" in samples:
-        _check_manifold(samples)
+        _check_manifold(samples, classes)
     if "posed clouds" in samples:
         clouds, left = samples["posed clouds"], samples["posed left"]
         right = clouds.shape[:2] == left.shape == (2, poses) and clouds.shape[3:] == (3,)
         _require(right, "the turned heads are not two at every pose")
     if "sample labels" in samples:
-        _check_sample_faces(samples)
+        _check_sample_faces(samples, classes)
     return samples
 
 
@@ -123,7 +123,8 @@ def _check_heading(heading: dict) -> Protocol | Draws:
     texts = (heading["data hash"], heading["precision"])
     _require(all(isinstance(text, str) for text in texts), "a text in its heading is none")
     _require(_is_count(heading["seed"]), "its seed is no number")
-    _require(heading["expressions"] == list(EXPRESSIONS), "its expressions are others")
+    _check_texts(heading["expressions"], "its expressions have no names")
+    _require(len(set(heading["expressions"])) == len(heading["expressions"]) > 0, "no expressions")
     protocol = _checked_protocol(heading["protocol"])
     _require(isinstance(heading["poses"], list), "its poses are missing")
     for axis, degrees in heading["poses"]:
@@ -149,30 +150,30 @@ def _checked_protocol(fields: dict) -> Protocol | Draws:
     return protocol
 
 
-def _check_fold(entry: dict, poses: int) -> None:
+def _check_fold(entry: dict, heading: dict) -> None:
     _check_texts(entry["test subjects"], "a fold has no subjects")
 
 
-def _check_test(entry: dict, poses: int) -> None:
+def _check_test(entry: dict, heading: dict) -> None:
     _require(entry["row"] in ROWS, "it has an unknown row")
-    _check_labels(entry["truth"])
-    _check_labels(entry["predicted"])
+    _check_labels(entry["truth"], heading)
+    _check_labels(entry["predicted"], heading)
     _require(len(entry["truth"]) == len(entry["predicted"]) > 0, "a fold lacks predictions")
 
 
-def _check_pose(entry: dict, poses: int) -> None:
+def _check_pose(entry: dict, heading: dict) -> None:
     _require(entry["row"] in ROWS, "it has an unknown row")
     _require(entry["setting"] in POSE_SETTINGS, "it has an unknown setting of head poses")
-    _check_labels(entry["truth"])
-    _require(len(entry["predicted"]) == poses, "a pose lacks predictions")
+    _check_labels(entry["truth"], heading)
+    _require(len(entry["predicted"]) == len(heading["poses"]), "a pose lacks predictions")
     for predicted in entry["predicted"]:
-        _check_labels(predicted)
+        _check_labels(predicted, heading)
         _require(len(predicted) == len(entry["truth"]) > 0, "a pose lacks predictions")
 
 
-def _check_features(entry: dict, poses: int) -> None:
+def _check_features(entry: dict, heading: dict) -> None:
     _require(entry["row"] in ROWS, "it has an unknown row")
-    _check_labels(entry["labels"])
+    _check_labels(entry["labels"], heading)
     plane = []
     if entry["row"] != CONTROL:  # which is not drawn
         _require(np.shape(entry["tsne"]) == (len(entry["labels"]), 2), "a scan has no features")
@@ -181,7 +182,7 @@ def _check_features(entry: dict, poses: int) -> None:
     _require(all(map(_is_number, numbers)), "features are no numbers")
 
 
-def _check_curves(entry: dict, poses: int) -> None:
+def _check_curves(entry: dict, heading: dict) -> None:
     _require(entry["stage"] in STAGES and isinstance(entry["title"], str), "no stage")
     _require(isinstance(entry["curves"], list) and len(entry["curves"]) > 0, "no curves")
     _require(len(entry["curves"][0]) > 0, "no loss terms")
@@ -190,11 +191,11 @@ def _check_curves(entry: dict, poses: int) -> None:
         _require(all(map(_is_number, epoch.values())), "a loss is no number")
 
 
-def _check_samples(entry: dict, poses: int) -> None:
+def _check_samples(entry: dict, heading: dict) -> None:
     _check_texts(entry["shown"], "samples are of no scans")
 
 
-def _check_measured(entry: dict, poses: int) -> None:
+def _check_measured(entry: dict, heading: dict) -> None:
     def check(value) -> None:
         if isinstance(value, dict):
             for inner in value.values():
@@ -206,7 +207,7 @@ def _check_measured(entry: dict, poses: int) -> None:
     check(entry["measured"])
 
 
-_CHECKS: dict[str, Callable[[dict, int], None]] = {
+_CHECKS: dict[str, Callable[[dict, dict], None]] = {
     "fold": _check_fold,
     "test": _check_test,
     "pose": _check_pose,
@@ -216,28 +217,28 @@ _CHECKS: dict[str, Callable[[dict, int], None]] = {
 }
 
 
-def _check_of(kind: str) -> Callable[[dict, int], None]:
+def _check_of(kind: str) -> Callable[[dict, dict], None]:
     return _CHECKS[kind] if kind in _CHECKS or kind not in MEASURES else _check_measured
 
 
-def _check_manifold(samples: dict[str, np.ndarray]) -> None:
+def _check_manifold(samples: dict[str, np.ndarray], classes: int) -> None:
     scans = (len(samples["manifold features"]),)
     _require(samples["manifold features"].ndim == 2, "the manifold has no features")
     for name in ("manifold expression", "manifold intensity", "manifold subject"):
         array = samples[name]
         _require(array.shape == scans and array.dtype.kind in "iu", "the manifold's arrays differ")
     expression = samples["manifold expression"]
-    in_range = (expression >= -1) & (expression < len(EXPRESSIONS))
+    in_range = (expression >= -1) & (expression < classes)
     _require(in_range.all(), "the manifold has an unknown expression")
     subject = samples["manifold subject"]
     neutral = set(subject[expression == -1].tolist())
     _require(neutral == set(subject.tolist()), "a subject has no neutral scan")
 
 
-def _check_sample_faces(samples: dict[str, np.ndarray]) -> None:
+def _check_sample_faces(samples: dict[str, np.ndarray], classes: int) -> None:
     labels = samples["sample labels"]
     _require(labels.ndim == 1 and labels.dtype.kind in "iu", "sample faces have no labels")
-    known = (labels >= 0) & (labels < len(EXPRESSIONS))
+    known = (labels >= 0) & (labels < classes)
     _require(known.all(), "a sample face has an unknown expression")
     for name, faces in samples.items():
         if name.startswith("sample ") and name != "sample labels":
@@ -249,9 +250,10 @@ def _check_texts(texts, otherwise: str) -> None:
     _require(isinstance(texts, list) and all(isinstance(text, str) for text in texts), otherwise)
 
 
-def _check_labels(labels) -> None:
+def _check_labels(labels, heading: dict) -> None:
+    classes = len(heading["expressions"])
     _require(isinstance(labels, list), "labels are missing")
-    _require(all(_is_count(label) and label < len(EXPRESSIONS) for label in labels), "no label")
+    _require(all(_is_count(label) and label < classes for label in labels), "no label")
 
 
 def _is_count(value) -> bool:

@@ -27,8 +27,8 @@ class Summary:
         high: its upper end.
         folds: how many folds there are, over all repeats.
         repeats: how many repeats there are.
-        recall: share of each expression's scans that was recognised, shape (6,).
-        confusion: counts, shape (6, 6), true expression by predicted expression.
+        recall: share of each expression's scans that was recognised, in percent, shape (classes,).
+        confusion: counts, shape (classes, classes), true expression by predicted expression.
     """
 
     mean: float
@@ -41,12 +41,15 @@ class Summary:
     confusion: np.ndarray
 
 
-def summarise(entries: Sequence[dict], protocol: Protocol | Draws) -> Summary:
+def summarise(
+    entries: Sequence[dict], protocol: Protocol | Draws, classes: int | None = None
+) -> Summary:
     """Return the summary of entries that have repeat, fold, truth and predicted.
 
     Args:
         entries: one for each fold of each repeat.
         protocol: says how much the training sets of the folds overlap.
+        classes: how many there are; as many as the largest label says, if not given.
     """
     by_fold = accuracy_by_fold(entries)
     values = np.array(list(by_fold.values()))
@@ -55,7 +58,8 @@ def summarise(entries: Sequence[dict], protocol: Protocol | Draws) -> Summary:
         np.mean([value for (other, _), value in by_fold.items() if other == repeat])
         for repeat in repeats
     ]
-    counts = sum(confusion_matrix(entry["truth"], entry["predicted"]) for entry in entries)
+    truth, predicted = (np.concatenate([e[of] for e in entries]) for of in ("truth", "predicted"))
+    counts = confusion_matrix(truth, predicted, classes)
     low, high = corrected_interval(values, protocol)
     return Summary(
         mean=float(values.mean()),
@@ -121,8 +125,18 @@ def corrected_interval(
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
-def confusion_matrix(truth: Sequence[int], predicted: Sequence[int]) -> np.ndarray:
-    """Return counts, shape (6, 6): row the true expression, column the predicted one."""
-    counts = np.zeros((len(EXPRESSIONS),) * 2, dtype=np.int64)
+def confusion_matrix(
+    truth: Sequence[int], predicted: Sequence[int], classes: int | None = None
+) -> np.ndarray:
+    """Return counts, shape (classes, classes): row the true expression, column the predicted one.
+
+    Args:
+        truth: labels.
+        predicted: labels.
+        classes: how many there are; as many as the largest label says, but six at least, if not
+            given.
+    """
+    classes = classes or max(len(EXPRESSIONS), 1 + int(np.max([truth, predicted])))
+    counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (np.asarray(truth), np.asarray(predicted)), 1)
     return counts

@@ -7,7 +7,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD
 from drfer.evaluation.statistics import accuracy_by_fold, summarise
@@ -191,23 +190,25 @@ def _training_curves(axis: Axes, entries: list[dict]) -> None:
 def confusion_matrices(result: Result) -> Figure:
     """Return the confusion after each stage, over all folds: true expression by predicted one."""
     rows = [row for row in AFTER_EACH_STAGE if row in result.rows] or result.rows[:3]
-    figure, axes = sheet(1, len(rows), (4.3 * len(rows), 5.1))
+    side = 4.3 * max(1.0, len(result.expressions) / 8)
+    figure, axes = sheet(1, len(rows), (side * len(rows), side + 0.8))
     for axis, row in zip(axes.flat, rows):
-        found = summarise(result.tests(row), result.protocol)
+        found = summarise(result.tests(row), result.protocol, len(result.expressions))
         folds = number_of(found.folds, result.protocol.unit)
-        _confusion_matrix(axis, found.confusion)
+        _confusion_matrix(axis, found.confusion, result.expressions)
         axis.set_title(f"{row}: {found.mean:.1f} % ({folds})", size=10)
     axes.flat[0].set_ylabel("true expression (% of its scans)")
     figure.suptitle(f"Confusion on unseen subjects, {literal(result.caption)}", fontsize=10)
     return figure
 
 
-def _confusion_matrix(axis: Axes, counts: np.ndarray) -> None:
+def _confusion_matrix(axis: Axes, counts: np.ndarray, expressions: list[str]) -> None:
+    names = [literal(name) for name in expressions]
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for (i, j), share in np.ndenumerate(shares):
         colour = "white" if share > 55 else "black"
         axis.text(j, i, f"{share:.0f}", ha="center", va="center", color=colour, size=NORMAL)
-    axis.set_xticks(range(6), EXPRESSIONS, rotation=45, ha="right", fontsize=SMALL)
-    axis.set_yticks(range(6), EXPRESSIONS, fontsize=SMALL)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=SMALL)
+    axis.set_yticks(range(len(names)), names, fontsize=SMALL)
     axis.set_xlabel("predicted")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.evaluation.rows import BASELINE, METHOD
 from drfer.figures.strips import strips
-from drfer.figures.style import COLOURS, GREY, NORMAL, NOT_RUN, SMALL, look
+from drfer.figures.style import GREY, NORMAL, NOT_RUN, SMALL, Marks, literal, look, marks_of
 
 _OUTLINED = {"edgecolor": "white", "linewidth": 0.7}
 
@@ -34,13 +34,14 @@ class Trajectory:
 
 
 def trajectories(
-    samples: dict[str, np.ndarray], components: int
+    samples: dict[str, np.ndarray], expressions: Sequence[str], components: int
 ) -> tuple[np.ndarray, list[Trajectory]]:
     """Return the trajectories of all expressions on the principal components of their features.
 
     Args:
         samples: a result's, with "manifold features", "... expression" (-1 of a neutral scan),
             "... intensity" and "... subject".
+        expressions: the classes by their labels.
         components: how many principal components.
 
     Returns:
@@ -56,7 +57,7 @@ def trajectories(
     directions = directions * np.sign(np.take_along_axis(directions, largest, axis=1))
     on_plane = (features - features[expression < 0].mean(axis=0)) @ directions.T
     found = []
-    for label, name in enumerate(EXPRESSIONS):
+    for label, name in enumerate(expressions):
         scans = np.flatnonzero((expression < 0) | (expression == label))
         scans = scans[np.argsort(intensity[scans], kind="stable")]
         lines = [on_plane[scans[subject[scans] == person]] for person in np.unique(subject)]
@@ -76,19 +77,22 @@ def manifold(results: list[Result]) -> Figure:
     """Return figure 1: expression features from neutral through all intensities, on a plane."""
     figure, shown = strips(results, has_manifold, 1, 1, (6.6, 5.2))
     for result, _, axes in shown:
-        _manifold(axes[0, 0], *trajectories(result.samples, 2))
+        marks = marks_of(result.expressions)
+        _manifold(axes[0, 0], marks, *trajectories(result.samples, result.expressions, 2))
     return figure
 
 
-def _manifold(axis: Axes, shares: np.ndarray, lines: list[Trajectory]) -> None:
+def _manifold(axis: Axes, marks: Marks, shares: np.ndarray, lines: list[Trajectory]) -> None:
     for line in lines:
-        colour = COLOURS[line.expression]
+        colour, marker = marks[line.expression]
         for of_subject in line.subjects:
             axis.plot(*of_subject.T, color=colour, linewidth=0.7, alpha=0.5)
             axis.scatter(*of_subject[0], s=14, color=GREY, zorder=3)
-        axis.plot(*line.mean.T, color=colour, linewidth=2.4, label=line.expression, zorder=4)
+        axis.plot(
+            *line.mean.T, color=colour, linewidth=2.4, label=literal(line.expression), zorder=4
+        )
         sizes = np.linspace(0, 90, len(line.mean))
-        axis.scatter(*line.mean.T, s=sizes, color=colour, zorder=5, **_OUTLINED)
+        axis.scatter(*line.mean.T, s=sizes, color=colour, marker=marker, zorder=5, **_OUTLINED)
     axis.scatter([], [], s=14, color=GREY, label="neutral of a subject")
     cross = {"s": 90, "marker": "X", "color": "black", "zorder": 6, **_OUTLINED}
     axis.scatter(0, 0, label="neutral, mean", **cross)
@@ -115,12 +119,13 @@ def feature_maps(results: list[Result]) -> Figure:
         for axis, (row, title) in zip(axes[0], rows):
             entries = result.select("features", row=row)
             first = min(entries, key=lambda entry: (entry["repeat"], entry["fold"]), default=None)
-            _feature_map(axis, title, first, result.protocol.unit)
+            _feature_map(axis, title, first, result)
         axes[0, -1].legend(fontsize=SMALL, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def _feature_map(axis: Axes, title: str, entry: dict | None, unit: str) -> None:
+def _feature_map(axis: Axes, title: str, entry: dict | None, result: Result) -> None:
+    unit = result.protocol.unit
     if entry:
         fold = f", fold {entry['fold']}" if unit == "fold" else ""
         title += f", {'repeat' if fold else unit} {entry['repeat']}{fold}\n"
@@ -129,7 +134,8 @@ def _feature_map(axis: Axes, title: str, entry: dict | None, unit: str) -> None:
         axis.text(0.5, 0.5, NOT_RUN, transform=axis.transAxes, ha="center")
     plane = np.array(entry["tsne"] if entry else []).reshape(-1, 2)
     labels = np.array(entry["labels"] if entry else [])
-    for label, name in enumerate(EXPRESSIONS):
-        axis.scatter(*plane[labels == label].T, s=26, color=COLOURS[name], label=name, **_OUTLINED)
+    for label, (name, (colour, marker)) in enumerate(marks_of(result.expressions).items()):
+        of_class = {"s": 26, "color": colour, "marker": marker, "label": literal(name), **_OUTLINED}
+        axis.scatter(*plane[labels == label].T, **of_class)
     axis.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
     axis.set_title(title, size=NORMAL)

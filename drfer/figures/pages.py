@@ -13,7 +13,7 @@ from drfer.figures.faces import mesh_trace
 from drfer.figures.maps import has_manifold, trajectories
 from drfer.figures.portraits import has_rotated_faces
 from drfer.figures.shading import surface
-from drfer.figures.style import COLOURS, NOT_RUN
+from drfer.figures.style import NOT_RUN, marks_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -41,10 +41,11 @@ def turned_manifold(results: list[Result]) -> go.Figure:
     """Return figure 1 on three principal components."""
     figure, shown = _scenes(results, has_manifold, 1)
     for row, result in enumerate(shown, 1):
-        for line in trajectories(result.samples, 3)[1]:
+        marks = marks_of(result.expressions)
+        for line in trajectories(result.samples, result.expressions, 3)[1]:
             x, y, z = line.mean.T
             steps = range(1, len(x))
-            name, colour = line.expression, COLOURS[line.expression]
+            name, (colour, _) = html.escape(line.expression), marks[line.expression]
             figure.add_scatter3d(
                 x=x,
                 y=y,

@@ -6,13 +6,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.figures.curves import rotations
 from drfer.figures.faces import draw_face, scale_bar
 from drfer.figures.shading import surface
 from drfer.figures.strips import strips
-from drfer.figures.style import COLOURS, NORMAL, SMALL, literal, look, sheet
+from drfer.figures.style import NORMAL, SMALL, literal, look, marks_of, sheet
 
 
 def has_rotated_faces(result: Result) -> bool:
@@ -51,7 +50,7 @@ def sample_faces(result: Result) -> Figure:
     Columns are the faces of figure 2: the input, both branches' faces, those of the cross-over, and
     the fused one.
     """
-    samples = result.samples
+    samples, marks = result.samples, marks_of(result.expressions)
     labels = samples["sample labels"]
     kinds = [name.removeprefix("sample ") for name in samples if name.startswith("sample ")]
     kinds.remove("labels")
@@ -63,7 +62,8 @@ def sample_faces(result: Result) -> Figure:
         for row, cloud in enumerate(samples[f"sample {kind}"]):
             draw_face(axes[row, column], surface(cloud))
     for axis, label in zip(axes[:, 0], labels):
-        _row_label(axis, EXPRESSIONS[label], COLOURS[EXPRESSIONS[label]])
+        name = result.expressions[label]
+        _row_label(axis, literal(name), marks[name][0])
     scale_bar(axes[0, 0])
     figure.suptitle(f"Faces of test subjects, {literal(result.caption)}", size=NORMAL)
     return figure

@@ -6,7 +6,7 @@ Figures are made without pyplot, so that neither a display nor the user's settin
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,10 @@ VERMILION, PURPLE, GREY = "#D55E00", "#CC79A7", "#999999"
 """Okabe and Ito's palette, which the colour-blind can tell apart."""
 
 COLOURS = dict(zip(EXPRESSIONS, (VERMILION, GREEN, PURPLE, ORANGE, BLUE, SKY)))
-"""The colour of each expression, the same everywhere."""
+"""The colour of each basic expression, the same everywhere."""
+
+MARKERS = "os^Dv"
+"""Shapes of dots, for classes that share a colour."""
 
 FILLS = {"expression": "#F8D08A", "identity": "#A9D3F0", "fusion": "#A5DBC8"}
 """Light colours of the model's three parts: Okabe and Ito's orange, blue and green."""
@@ -46,6 +49,21 @@ NOT_RUN = "not run"
 
 _MISSING = "\N{WHITE SQUARE}"
 _NO_DATE = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+
+
+Marks = dict[str, tuple[str, str]]
+"""Colour and marker by class."""
+
+
+def marks_of(expressions: Sequence[str]) -> Marks:
+    """Return colour and marker of each class: the known ones, or the palette's in turn."""
+    if COLOURS.keys() >= set(expressions):
+        return {name: (COLOURS[name], MARKERS[0]) for name in expressions}
+    palette = [*COLOURS.values(), "black"]
+    return {
+        name: (palette[i % len(palette)], MARKERS[i // len(palette) % len(MARKERS)])
+        for i, name in enumerate(expressions)
+    }
 
 
 @contextmanager

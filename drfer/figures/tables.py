@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from drfer.common.errors import DrferError
-from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import TITLES, Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
@@ -251,8 +250,9 @@ def _gain(result: Result) -> list[str]:
     unit = _unit(result)
     lines = [f"{_escaped(result.title)}: DrFER less its baseline, {unit} by {unit}: {lead} points."]
     for row in (BASELINE, METHOD):
-        found = summarise(result.tests(row), result.protocol)
-        recall = ", ".join(f"{name} {value:.0f}" for name, value in zip(EXPRESSIONS, found.recall))
+        found = summarise(result.tests(row), result.protocol, len(result.expressions))
+        named = zip(map(_escaped, result.expressions), found.recall)
+        recall = ", ".join(f"{name} {value:.0f}" for name, value in named)
         lines.append(f"Recall after {row}, %: {recall}.")
         if found.deviation is not None:
             of = number_of(found.repeats, "draw" if unit == "draw" else "repeat")

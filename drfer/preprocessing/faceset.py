@@ -10,8 +10,9 @@ import numpy as np
 from drfer.common.errors import DrferError
 from drfer.common.files import CacheFile, cached_arrays, digest_of
 from drfer.common.parallel import map_on_all_cores
-from drfer.datasets import Dataset
-from drfer.datasets.scan import ScanKey
+from drfer.datasets import Dataset, classes_of
+from drfer.datasets.scan import NEUTRAL, ScanKey
+from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import surface
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.resampling import Settings, preprocess_scan
@@ -55,6 +56,11 @@ class FaceSet:
     def subjects(self) -> list[str]:
         """Whose scans these are, in order."""
         return sorted({key.subject for key in self.keys})
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """The classes by their labels."""
+        return classes_of(self.dataset)
 
 
 def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Settings()) -> FaceSet:
@@ -142,6 +148,43 @@ def _warn(dataset: Dataset, keys: list[ScanKey]) -> None:
         f"{len(keys)} scans of {dataset.name} register less well than any good open face: {shown}. "
         "Look at them."
     )
+
+
+def with_mean_neutrals(faces: FaceSet) -> FaceSet:
+    """Return faces without neutral scans with the mean of each subject's scans as theirs.
+
+    It is the mean over the vertices that at least half of the subject's scans have.
+
+    Args:
+        faces: scans, none of which is neutral.
+    """
+    made = [_mean_neutral(faces, subject) for subject in faces.subjects]
+    clouds, vertices, missing, residuals = (np.stack(arrays) for arrays in zip(*made))
+    count = len(made)
+    return FaceSet(
+        keys=[*faces.keys, *(ScanKey(subject, NEUTRAL, 0) for subject in faces.subjects)],
+        clouds=np.concatenate([faces.clouds, clouds]),
+        vertices=np.concatenate([faces.vertices, vertices]),
+        missing=np.concatenate([faces.missing, missing]),
+        residuals=np.concatenate([faces.residuals, residuals]),
+        doubtful=np.concatenate([faces.doubtful, np.zeros(count, dtype=bool)]),
+        poses=np.concatenate([faces.poses, np.tile(np.eye(4), (count, 1, 1))]),
+        hash=digest_of([faces.hash, "mean neutrals"]),
+        settings=faces.settings,
+        dataset=faces.dataset,
+    )
+
+
+def _mean_neutral(faces: FaceSet, subject: str) -> tuple[np.ndarray, ...]:
+    """Return cloud, vertices, missing and residual of a subject's mean."""
+    of_subject = np.array([key.subject == subject for key in faces.keys])
+    seen = ~faces.missing[of_subject]
+    vertices = (faces.vertices[of_subject] * seen[..., None]).sum(axis=0)
+    vertices = (vertices / np.maximum(seen.sum(axis=0), 1)[:, None]).astype(np.float32)
+    missing = seen.mean(axis=0) < 0.5
+    present = vertices[~missing]
+    cloud = present[farthest_point_order(present, faces.clouds.shape[1])]
+    return cloud, vertices, missing, faces.residuals[of_subject].mean()
 
 
 def mean_face(faces: FaceSet, members: np.ndarray, points: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from drfer.common.errors import DrferError
 from drfer.datasets import open_dataset
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
+from drfer.datasets.scan import NEUTRAL
 from drfer.preprocessing.faceset import FaceSet, preprocess
 
 
@@ -63,7 +63,7 @@ class FaceDataset(TorchDataset):
         self.faces, self.points, self.neutral = faces, points, neutral
         self.subjects: list[str] = faces.subjects
         """Names of all subjects of the faces, also of those that are not kept."""
-        self.expressions = (*EXPRESSIONS, NEUTRAL) if neutral else EXPRESSIONS
+        self.expressions = (*faces.expressions, NEUTRAL) if neutral else faces.expressions
         """Names of the classes."""
         self.members = [
             number

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drfer.common.device import device, sent
 from drfer.common.errors import DrferError
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.datasets.scan import NEUTRAL
 from drfer.preprocessing.faceset import FaceSet, mean_face
 from drfer.preprocessing.head_pose import PosedFaces
 from drfer.training.correspondence import Displacements, template_clouds
@@ -49,11 +49,6 @@ class DataSettings:
     scaled_constants: bool = False
     """Whether the class mean and the mean neutral face are scaled with the scan, which was a fault
     of this kit's first version."""
-
-    @property
-    def classes(self) -> int:
-        """How many classes the expression branch tells apart in training."""
-        return len(EXPRESSIONS) + self.neutral_class
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,7 @@ class FoldData:
 
     Attributes:
         subjects: the training subjects, in the order of their labels.
+        classes: how many classes the expression branch tells apart in training.
         train: indices into the faces' keys of the scans that are trained on.
         test: the same for the test subjects.
         test_neutral: indices of the test subjects' neutral scans.
@@ -101,7 +97,7 @@ class FoldData:
         own_neutral: cloud of each training subject's neutral scan, shape (subjects, P, 3).
         scan_surfaces: surfaces of the training scans, in the order of `train`.
         neutral_surfaces: surfaces of the training subjects' neutral scans.
-        mean_expression: mean face of each class, shape (6 or 7, P, 3).
+        mean_expression: mean face of each class, shape (classes, P, 3).
         mean_neutral: mean neutral face, shape (P, 3).
     """
 
@@ -133,6 +129,7 @@ class FoldData:
             raise DrferError("turned heads are not in correspondence: train on them as the paper")
         self.settings = settings
         self.subjects = sorted(train_subjects)
+        self.classes = len(faces.expressions) + settings.neutral_class
         label, number, neutrals = self._select(faces, test_subjects)
         clouds = input_clouds(faces, points, settings)
         self.clouds = _on_device(clouds)
@@ -165,7 +162,7 @@ class FoldData:
         number = np.array([number_of.get(key.subject, -1) for key in keys])
         is_test = np.array([key.subject in test_subjects for key in keys])
         is_neutral = np.array([key.expression == NEUTRAL for key in keys])
-        label = np.array([_label(key) for key in keys])
+        label = labels_of(faces)
         neutrals = np.flatnonzero((number >= 0) & is_neutral)
         if sorted(number[neutrals]) != list(range(len(self.subjects))):
             raise DrferError(
@@ -173,7 +170,7 @@ class FoldData:
                 "target: add the missing ones or take these subjects away"
             )
         if self.settings.neutral_class:
-            label[neutrals] = len(EXPRESSIONS)
+            label[neutrals] = len(faces.expressions)
         self.train = np.flatnonzero((number >= 0) & (label >= 0))
         self.test = np.flatnonzero(is_test & ~is_neutral)
         self.test_neutral = np.flatnonzero(is_test & is_neutral)
@@ -182,7 +179,7 @@ class FoldData:
     def _average(
         self, faces: FaceSet, label: np.ndarray, neutrals: np.ndarray, points: int
     ) -> None:
-        of_class = [self.train[label[self.train] == c] for c in range(self.settings.classes)]
+        of_class = [self.train[label[self.train] == c] for c in range(self.classes)]
         means = [mean_face(faces, members, points) for members in of_class]
         self.mean_expression = _on_device(np.stack(means))
         self.mean_neutral = _on_device(mean_face(faces, neutrals, points))
@@ -270,8 +267,10 @@ def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator
     return clouds.gather(1, order[..., None].expand(-1, -1, 3))
 
 
-def _label(key: ScanKey) -> int:
-    return -1 if key.expression == NEUTRAL else EXPRESSIONS.index(key.expression)
+def labels_of(faces: FaceSet) -> np.ndarray:
+    """Return the label of each scan's expression, shape (n,), -1 of neutral ones."""
+    label_of = {NEUTRAL: -1} | {name: label for label, name in enumerate(faces.expressions)}
+    return np.array([label_of[key.expression] for key in faces.keys])
 
 
 def _on_device(array: np.ndarray) -> Tensor:

@@ -189,19 +189,22 @@ def fresh_model(
 
 
 @torch.no_grad()
-def predict(model: DrFER, clouds: Tensor, batch_size: int = 48) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    model: DrFER, clouds: Tensor, expressions: int = len(EXPRESSIONS), batch_size: int = 48
+) -> tuple[np.ndarray, np.ndarray]:
     """Return what a model says of clouds, in evaluation mode and float32.
 
     Args:
         model: the model; it is left in evaluation mode.
         clouds: points, shape (n, P, 3), frame units, on the model's device.
+        expressions: how many classes it may answer with.
         batch_size: how many clouds are worked on together.
 
     Returns:
-        Expression features, shape (n, d), and logits of the expressions, shape (n, 6). (A model may
-        have been trained with neutral as a seventh class; it is none of the answers.)
+        Expression features, shape (n, d), and logits of the expressions, shape (n, expressions). (A
+        model may have been trained with neutral as a further class; it is none of the answers.)
     """
     model.eval()
     features = torch.cat([model.expression.encode(part) for part in clouds.split(batch_size)])
-    logits = model.expression.classifier(features)[:, : len(EXPRESSIONS)]
+    logits = model.expression.classifier(features)[:, :expressions]
     return features.cpu().numpy(), logits.cpu().numpy()

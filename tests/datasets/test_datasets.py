@@ -178,7 +178,7 @@ def test_own_scans_are_labelled_by_their_table(database, tmp_path):
         "another axis, other faces in the cache"
     )
     for line, sentence in (
-        ("x.ply,x,joy", "'joy'"),
+        (f"x.ply,x,{'joy' * 20}", "too long a name"),
         (rows[1], "'anna/neutral.ply' stands in it twice"),
     ):
         (tmp_path / "scans.csv").write_text("\n".join([*rows, line]))

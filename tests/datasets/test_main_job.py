@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import trimesh
 
 from drfer.cli import main
+from drfer.evaluation.result import load_result
+from drfer.evaluation.statistics import summarise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,3 +29,41 @@ def test_reproduce_goes_from_files_to_figures(
     heading = json.loads((folder / "result.json").read_text())["heading"]
     assert heading["dataset"] == name
     assert heading["protocol"]["intensities"] == intensities
+
+
+def test_twelve_labels_of_ones_own_without_neutral_scans(database, tmp_path, monkeypatch, capsys):
+    """CoMA has twelve extreme expressions and no neutral scan: here half of them are weak."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    rows = ["file,subject,expression"]
+    for number, key in enumerate(key for key in database.keys() if key.intensity >= 3):
+        scan = database.load(key)
+        name = f"{number}.ply"
+        trimesh.Trimesh(scan.points, scan.triangles, process=False).export(folder / name)
+        label = f"{'weak' if key.intensity == 3 else 'Strong'} {key.expression} $_AU"
+        rows.append(f"{name},{key.subject},{label}")
+    (folder / "scans.csv").write_text("\n".join(rows))
+
+    def drfer(*arguments):
+        monkeypatch.setattr("sys.argv", ["drfer", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    with pytest.raises(SystemExit):  # 12 subjects are too few for the paper's protocol
+        drfer("check", "scans", folder, "--sheet", tmp_path / "sheet.png")
+    said = capsys.readouterr().out
+    assert "Strong anger $_AU" in said and "the mean of a person's scans will stand" in said
+    own = ("--dataset", "scans", "--root", folder, "--preset", "smoke", "--out", tmp_path / "out")
+    drfer("reproduce", *own)
+    result = load_result(tmp_path / "out" / "scans-smoke")
+    assert len(result.expressions) == 12 and "weak fear $_AU" in result.expressions
+    [entry] = result.tests("stage i + ii + iii")
+    assert set(entry["truth"]) == set(range(12))
+    assert summarise([entry], result.protocol).confusion.shape == (12, 12)
+    drfer("crossval", *own, "--folds", 0, "--rows", "bounds", "--measures", "features")
+    result = load_result(tmp_path / "out" / "scans-smoke")
+    assert result.tests("linear: less own neutral") and result.select("features")
+    drawn = {path.name for path in (tmp_path / "out" / "scans-smoke").iterdir()}
+    assert {"table.md", "faces.png", "curves.png", "confusion.png"} <= drawn
+    drfer("figures", "--results", tmp_path / "out", "--out", tmp_path / "figures")
+    assert (tmp_path / "figures" / "figure-6.png").exists()

@@ -37,12 +37,26 @@ def test_capitals_spaces_paths_and_other_names_do_not_matter(tmp_path):
     assert read_table(table(tmp_path, rows)) == EXPECTED
 
 
+def test_labels_may_have_any_names_spelt_as_they_stand_first(tmp_path):
+    labels = ("Jaw Drop", "AU12", "HAPPY", "au12", "jaw drop", "Neutral")
+    rows = [(f"{number}.ply", "c", label) for number, label in enumerate(labels)]
+    read = read_table(table(tmp_path, [ROWS[0], *rows]))
+    assert [(key.expression, key.intensity) for key in read.values()] == [
+        ("Jaw Drop", 1),
+        ("AU12", 1),
+        ("happiness", 1),
+        ("AU12", 1),
+        ("Jaw Drop", 1),
+        ("neutral", 0),
+    ]
+
+
 @pytest.mark.parametrize(
     "row, sentence",
     [
         (("3.ply", " ", "fear"), "line 4: the column 'subject' is missing or empty"),
         (("3.ply", "c"), "line 4: the column 'expression' is missing or empty"),
-        (("3.ply", "c", "joy"), "line 4: there is no expression 'joy'; choose from anger"),
+        (("3.ply", "c", "j" * 41), "line 4: 'j+'... is too long a name .* at most 40 characters"),
         ((r"anna\1.obj", "c", "fear"), "line 4: 'anna/1.obj' stands in it twice"),
     ],
 )

@@ -67,7 +67,10 @@ OTHER_FORMS = {
     "a dataset that leads elsewhere": put("heading", "dataset", "../../elsewhere"),
     "a preset that is a number": put("heading", "preset", 3),
     "a hash that is a number": put("heading", "data hash", 3),
-    "other expressions": put("heading", "expressions", list(EXPRESSIONS[::-1])),
+    "fewer expressions than labels": put("heading", "expressions", list(EXPRESSIONS[:3])),
+    "no expressions": put("heading", "expressions", []),
+    "expressions that are numbers": put("heading", "expressions", list(range(6))),
+    "an expression twice": put("heading", "expressions", ["anger"] * 6),
     "a protocol in words": put("heading", "protocol", "tenfold"),
     "an unknown protocol field": lambda content: content["heading"]["protocol"].update(more=1),
     "a protocol without folds": lambda content: (
@@ -257,13 +260,16 @@ def as_file(arrays):
     return file.getvalue()
 
 
+HEADING = {"poses": [["frontal", 0]] * 17, "expressions": list(EXPRESSIONS)}
+
+
 def test_samples_of_the_right_form_are_read():
-    found = parse_samples(as_file(samples()), poses=17)
+    found = parse_samples(as_file(samples()), HEADING)
     assert found.keys() == samples().keys()
     for group in SAMPLE_GROUPS:
         part = {name: samples()[name] for name in group}
-        assert parse_samples(as_file(part), 17).keys() == part.keys()
-    assert parse_samples(as_file({}), 17) == {}
+        assert parse_samples(as_file(part), HEADING).keys() == part.keys()
+    assert parse_samples(as_file({}), HEADING) == {}
 
 
 def with_nan(array):
@@ -299,7 +305,7 @@ def test_samples_of_another_form_are_refused_in_one_sentence(stored, form, tmp_p
 
 def test_samples_for_another_number_of_poses_are_refused():
     with pytest.raises(ValueError, match="not two at every pose"):
-        parse_samples(as_file(samples()), poses=16)
+        parse_samples(as_file(samples()), HEADING | {"poses": HEADING["poses"][:16]})
 
 
 def test_samples_are_not_unpickled(stored, tmp_path):

@@ -385,7 +385,7 @@ def test_pages_show_every_pose_as_a_surface(made_result, made_samples):
 def test_the_manifold_starts_at_the_mean_neutral_and_keeps_distances(made_samples):
     """Slow twin: principal components by the covariance's eigenvectors, lines by loops."""
     arrays = made_samples()
-    shares, lines = maps.trajectories(arrays, 16)
+    shares, lines = maps.trajectories(arrays, EXPRESSIONS, 16)
     features = arrays["manifold features"].astype(float)
     values, vectors = np.linalg.eigh(np.cov(features.T))
     assert np.allclose(shares, values[::-1] / values.sum())

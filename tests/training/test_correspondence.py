@@ -116,7 +116,7 @@ def test_carried_surfaces_move_with_their_vertices(faces):
 
 def test_neutral_scans_may_be_a_seventh_class_and_are_never_an_answer(faces):
     plain, seven = data_with(faces), data_with(faces, neutral_class=True)
-    assert plain.settings.classes == 6 and seven.settings.classes == 7
+    assert plain.classes == 6 and seven.classes == 7
     added = set(seven.train) - set(plain.train)
     assert {faces.keys[scan].expression for scan in added} == {NEUTRAL}
     assert len(added) == len(TRAIN_SUBJECTS)
@@ -126,9 +126,7 @@ def test_neutral_scans_may_be_a_seventh_class_and_are_never_an_answer(faces):
     assert seven.mean_expression[6].equal(seven.mean_neutral)
     assert next(batches(seven, replace(ONE_BATCH, batch_size=39))).expression.max() == 6
     six = fresh_model(replace(SIZES, points=FEWER), 3, plain.mean_neutral, 0)
-    model = fresh_model(
-        replace(SIZES, points=FEWER), 3, seven.mean_neutral, 0, seven.settings.classes
-    )
+    model = fresh_model(replace(SIZES, points=FEWER), 3, seven.mean_neutral, 0, seven.classes)
     assert six.expression.classifier[-1].out_features == 6
     assert model.expression.classifier[-1].out_features == 7
     assert predict(model, seven.clouds[:4])[1].shape == (4, 6)
