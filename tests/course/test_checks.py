@@ -1,13 +1,20 @@
 """Checks of exercises: right answers of many forms pass, and plausible wrong ones do not."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial import cKDTree
+from scipy.stats import t as student
 
-from drfer.course.checks import RIGHT, nb03, nb04, nb05, nb08, verdict
+from drfer.course.checks import RIGHT, nb03, nb04, nb05, nb07, nb08, nb09, nb10, nb11, verdict
 from drfer.models.drfer import reorder
-from drfer.training.losses import chamfer_distance, cross_over_loss
+from drfer.training.losses import (
+    chamfer_distance,
+    cross_over_loss,
+    supervised_contrastive_loss,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +75,111 @@ def completed(apart):
     return complete
 
 
+def turned(cloud, angle):
+    cos, sin = np.cos(angle), np.sin(angle)
+    return cloud @ torch.tensor([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]]).float()
+
+
+def mirrored(cloud, luck):
+    return cloud * torch.tensor([-1.0 if luck < 0.5 else 1.0, 1, 1])
+
+
+def turned_at_random(cloud, generator):
+    return turned(cloud, 0.1 * torch.rand(1, generator=generator).item())
+
+
+def mirrored_at_random(cloud, generator):
+    return mirrored(cloud, torch.rand(1, generator=generator).item())
+
+
+def mirrored_by_luck_of_its_own(cloud, generator):
+    return mirrored(cloud, torch.rand(1).item())
+
+
+def mirrored_in_turn():
+    turns = itertools.count()
+    return lambda cloud, generator: mirrored(cloud, next(turns) % 2)
+
+
+def turned_alike_and_scaled(cloud, generator):
+    return turned(cloud, 0.1) * (0.9 + 0.2 * torch.rand(1, generator=generator))
+
+
+def turned_alike_and_dropped(cloud, generator):
+    dropped = torch.rand(len(cloud), generator=generator) < 0.1
+    dropped[0] = False
+    made = turned(cloud, 0.1)
+    return torch.cat([made[~dropped], made[:1].expand(int(dropped.sum()), 3)])
+
+
+def standard(mean_of=lambda each: each.mean(0), variance_of=lambda each: each.var(0), squared=True):
+    """A loss for mean 0 and variance 1 of the mixture, the moments taken over what one likes."""
+
+    def loss(mean, log_variance):
+        middle = mean_of(mean)
+        within = log_variance.exp()
+        within = within.mean(0) if variance_of(mean).dim() else within.mean()
+        variance = variance_of(mean) + within
+        if squared:
+            return (middle**2).mean() + ((variance - 1) ** 2).mean()
+        return 0.5 * ((variance - 1 - variance.log()).mean() + (middle**2).mean())
+
+    return loss
+
+
+def by_fold(pooled=False, counted=False):
+    def difference(ours, theirs, overlap):
+        right = [
+            [np.equal(entry["truth"], entry["predicted"]) for entry in row]
+            for row in (ours, theirs)
+        ]
+        if counted:  # as if all folds were as large as the first
+            share = [[each.sum() / len(row[0]) for each in row] for row in right]
+        else:
+            share = [[each.mean() for each in row] for row in right]
+        differences = 100 * np.subtract(*share)
+        mean = 100 * np.subtract(*[np.concatenate(row).mean() for row in right])
+        count = len(differences)
+        spread = differences.std(ddof=1) * np.sqrt(1 / count + overlap)
+        half = student.ppf(0.975, count - 1) * spread
+        return (mean if pooled else differences.mean()), half
+
+    return difference
+
+
+def contrastive(over_all=False, held=lambda loss: loss):
+    def loss(features, labels, subjects, temperature=0.1):
+        z = features / features.norm(dim=1, keepdim=True)
+        similarity = z @ z.T / temperature
+        of_scans = []
+        for i in range(len(z)):
+            positive = (labels == labels[i]) & (subjects != subjects[i])
+            others = similarity[i, torch.arange(len(z)) != i].logsumexp(0)
+            if positive.any():
+                of_scans.append((others - similarity[i, positive]).mean())
+        if not of_scans:
+            return torch.tensor(0.0)
+        return held(sum(of_scans) / (len(z) if over_all else len(of_scans)))
+
+    return loss
+
+
 RIGHT_ONES = {
+    "03.4, turned": (nb03.EXERCISES[4], turned_at_random),
+    "03.4, mirrored": (nb03.EXERCISES[4], mirrored_at_random),
+    "07.3, squares": (nb07.EXERCISES[3], standard()),
+    "07.3, KL": (nb07.EXERCISES[3], standard(squared=False)),
+    "07.3, largest": (
+        nb07.EXERCISES[3],
+        lambda mean, log_variance: torch.maximum(
+            mean.mean(0).abs().max(),
+            (mean.var(0) + log_variance.exp().mean(0) - 1).abs().max(),
+        ),
+    ),
+    "09.3, two neighbours": (nb09.EXERCISES[3], (2, 1)),
+    "10.2": (nb10.EXERCISES[2], by_fold()),
+    "11.2": (nb11.EXERCISES[2], contrastive()),
+    "11.2, the package's": (nb11.EXERCISES[2], supervised_contrastive_loss),
     "03.1": (nb03.EXERCISES[1], log_of_sum(lambda z: z.max(1, keepdims=True))),
     "03.2, in place": (nb03.EXERCISES[2], drop_in_place),
     "03.3, by means": (nb03.EXERCISES[3], nearest_by_mean),
@@ -88,6 +199,27 @@ RIGHT_ONES = {
     "08.4, 6 mm": (nb08.EXERCISES[4], completed(6)),
 }
 WRONG_ONES = {
+    "03.4, luck of its own": (nb03.EXERCISES[4], mirrored_by_luck_of_its_own),
+    "03.4, every second one": (nb03.EXERCISES[4], mirrored_in_turn()),
+    "03.4, only its scale is random": (nb03.EXERCISES[4], turned_alike_and_scaled),
+    "03.4, only what it drops is random": (nb03.EXERCISES[4], turned_alike_and_dropped),
+    "07.3, one mean for all dimensions": (nb07.EXERCISES[3], standard(mean_of=torch.mean)),
+    "07.3, one variance for all dimensions": (
+        nb07.EXERCISES[3],
+        standard(variance_of=torch.var),
+    ),
+    "07.3, one mean and one variance": (nb07.EXERCISES[3], standard(torch.mean, torch.var)),
+    "07.3, KL, one of each": (nb07.EXERCISES[3], standard(torch.mean, torch.var, squared=False)),
+    "09.3, three neighbours": (nb09.EXERCISES[3], (3, 0)),
+    "10.2, all scans together": (nb10.EXERCISES[2], by_fold(pooled=True)),
+    "10.2, folds taken as equally large": (nb10.EXERCISES[2], by_fold(counted=True)),
+    "11.2, mean over all scans": (nb11.EXERCISES[2], contrastive(over_all=True)),
+    "11.2, detached": (nb11.EXERCISES[2], contrastive(held=torch.Tensor.detach)),
+    "11.2, a plain number": (nb11.EXERCISES[2], contrastive(held=torch.Tensor.item)),
+    "11.2, half a gradient": (
+        nb11.EXERCISES[2],
+        contrastive(held=lambda loss: (loss + loss.detach()) / 2),
+    ),
     "03.1, naive": (nb03.EXERCISES[1], log_of_sum(lambda z: 0)),
     "03.1, one maximum for all": (nb03.EXERCISES[1], log_of_sum(lambda z: z.max())),
     "04.2, no margin": (

@@ -28,7 +28,7 @@ def _gaussians() -> list[tuple[Tensor, ...]]:
 
 def _standard_as_a_whole(answer) -> str | None:
     chance = torch.Generator().manual_seed(73)
-    apart = torch.randn(4000, 6, generator=chance)
+    apart = torch.randn(4000, 10, generator=chance)
     apart = (apart - apart.mean(dim=0)) / apart.std(dim=0)
     narrow = math.log(0.01)
     apart_and_narrow = apart * math.sqrt(0.99), torch.full_like(apart, narrow)
@@ -36,6 +36,9 @@ def _standard_as_a_whole(answer) -> str | None:
     two_groups = torch.where(apart > 0, 1.0, -1.0)
     two_groups = (two_groups - two_groups.mean(dim=0)) / two_groups.std(dim=0)
     grouped = two_groups * math.sqrt(0.99), torch.full_like(apart, narrow)
+    up_or_down = torch.tensor([1.0, -1.0]).repeat(5)
+    # of ten variances, two are 4 and eight 1/4: their mean is 1
+    stretched = torch.tensor([2.0, 0.5, 0.5, 0.5, 0.5]).repeat(2)
     for name, (mean, log_variance) in {
         "far apart and narrow": apart_and_narrow,
         "all N(0, 1)": alike,
@@ -54,6 +57,11 @@ def _standard_as_a_whole(answer) -> str | None:
             "moved by -1": (mean - 1, log_variance),
             "stretched to twice": (2 * mean, log_variance + math.log(4)),
             "shrunk to half": (mean / 2, log_variance - math.log(4)),
+            "moved up in some dimensions and down in others": (mean + up_or_down, log_variance),
+            "stretched in some dimensions and shrunk in others": (
+                mean * stretched,
+                log_variance + 2 * stretched.log(),
+            ),
         }.items():
             loss = answer(*moved)
             if not loss.item() > 0.2:

@@ -13,8 +13,10 @@ from threadpoolctl import threadpool_limits
 from drfer.course.checks import NOT_DONE, Exercise
 from drfer.evaluation.leakage import leakage
 
-WANTED_GROUPS = 0.5
-"""Silhouette that noise has to reach on the plane of exercise 3."""
+WANTED_GROUPS = 0.53
+"""Silhouette that noise has to reach on the planes of exercise 3, on average."""
+NOISES = 8
+"""How many noises that is the average of: one more or less neat is chance."""
 KNOWN = 24
 """People whom the eraser of exercise 4 may look at; it is tested on eight others."""
 CHANCE, MOST_LEFT = 12.5, 60.0
@@ -49,17 +51,26 @@ def _judge_lie(answer) -> str | None:
     perplexity, seed = float(answer[0]), int(answer[1])
     if not 0 < perplexity < 100:
         return "the perplexity has to lie between 0 and 100."
-    noise = np.random.default_rng().normal(size=(100, 64))
+    # always the same noises: an answer is right in every try or in none
+    noises = np.random.default_rng(93).normal(size=(NOISES, 100, 64))
+    groups = np.mean([_grouped(noise, perplexity, seed) for noise in noises])
+    if groups < WANTED_GROUPS:
+        return (
+            f"noise hardly falls into groups: silhouette {groups:.2f} on average, "
+            f"and {WANTED_GROUPS} are wanted."
+        )
+    return None
+
+
+def _grouped(noise: np.ndarray, perplexity: float, seed: int) -> float:
+    """The silhouette of the best clustering of a map."""
     with threadpool_limits(1):
         settings = TSNE(perplexity=perplexity, init="random", random_state=seed, max_iter=500)
         plane = settings.fit_transform(noise)
-        groups = max(
+        return max(
             silhouette_score(plane, KMeans(count, n_init=2, random_state=0).fit_predict(plane))
-            for count in (6, 9, 12, 16, 20, 25)
+            for count in (9, 12, 16, 20, 25)
         )
-    if groups < WANTED_GROUPS:
-        return f"its noise hardly falls into groups: silhouette {groups:.2f} of {WANTED_GROUPS}."
-    return None
 
 
 def _people(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -40,7 +40,9 @@ def _pairs_of_rows() -> list[tuple]:
     rng = np.random.default_rng()
     pairs = []
     for folds, overlap in ((4, 1 / 3), (10, 1 / 9), (20, 0.0)):
-        truths = [rng.integers(0, 6, 36) for _ in range(folds)]
+        sizes = rng.choice([12, 24, 36, 72], folds)
+        sizes[:2] = 12, 72  # one scan counts more in a small fold
+        truths = [rng.integers(0, 6, size) for size in sizes]
         rows = [
             [{"truth": truth, "predicted": _guessed(rng, truth, share)} for truth in truths]
             for share in (0.8, 0.7)
@@ -121,7 +123,7 @@ EXERCISES = {
     2: Exercise(
         right=_difference,
         on=_pairs_of_rows,
-        hint="one difference a fold, and std with ddof=1.",
+        hint="one difference a fold, of all its own scans, and std with ddof=1.",
     ),
     3: Exercise(judge=_plan),
     4: Exercise(judge=_figure),
