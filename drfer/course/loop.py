@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import cycle
 
+import numpy as np
 import torch
+from matplotlib.text import Text
 from torch import Tensor, nn
 
 from drfer.figures.notebook import still
@@ -122,11 +124,17 @@ class Watch:
         for name, colour in zip(self.curve[0], cycle(LINES)):
             values = [means[name] for means in self.curve]
             left.plot(range(1, len(values) + 1), values, color=colour, label=name)
+        names_of_lines = {}
         for name, value in self.held_against.items():
             left.axhline(value, color=GREY, linestyle=":")
-            left.text(self.epochs, value, name, ha="right", va="bottom", fontsize=8)
+            names_of_lines[name] = left.text(0, value, name, fontsize=8)
         left.set(xlabel="epoch", ylabel=self.label, xlim=(0, self.epochs))
         left.set_ylim(0, 1.1 * left.get_ylim()[1])  # room for what a dotted line is
+        curves = [[means[name] for means in self.curve] for name in self.curve[0]]
+        if names_of_lines:
+            figure.draw_without_rendering()  # only then it is known how large a text is
+        for text in names_of_lines.values():
+            _move_off_curves(text, curves, self.epochs)
         if len(self.curve[0]) > 1:
             left.legend(fontsize=8)
         if self.accuracy:
@@ -140,3 +148,20 @@ class Watch:
             right.set(xlabel="epoch", ylabel="right, %", xlim=(0, self.epochs), ylim=(0, 105))
             right.legend(fontsize=8, loc="best")  # where it hides no point
         return figure
+
+
+def _move_off_curves(text: Text, curves: list[list[float]], epochs: int) -> None:
+    """Lay the name of a dotted line to the end and the side of it where the fewest curves pass."""
+    steps = np.linspace(1, len(curves[0]), 400)
+    heights = [np.interp(steps, range(1, len(curve) + 1), curve) for curve in curves]
+    drawn = [text.axes.transData.transform(np.column_stack([steps, each])) for each in heights]
+
+    def hidden(place: tuple[float, str, str]) -> int:
+        x, side, edge = place
+        text.set(x=x, ha=side, va=edge)
+        box = text.get_window_extent().padded(2)
+        return sum(box.count_contains(points) for points in drawn)
+
+    places = [(epochs, "right"), (0.01 * epochs, "left")]
+    best = min([(*end, edge) for edge in ("bottom", "top") for end in places], key=hidden)
+    hidden(best)

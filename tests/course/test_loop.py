@@ -2,6 +2,7 @@
 
 import linecache
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -50,6 +51,21 @@ def test_the_picture_of_a_training_is_drawn_a_few_times_and_says_what_is_left(ca
     assert {text.get_text() for text in left.texts} == {"a guess"}
     assert [line.get_label() for line in left.lines][:2] == ["classification", "triplet"]
     assert [line.get_label() for line in right.lines][:2] == ["seen", "unseen"]
+
+
+def test_the_name_of_a_dotted_line_lies_off_the_curves():
+    watch = Watch(20, {"a rival that does nothing": 0.3})
+    for epoch in range(20):  # one curve close below the line, one that comes down to it
+        watch.curve.append({"triplets": 0.29, "classification": max(1 - epoch / 14, 0.32)})
+    figure = watch.figure()
+    figure.draw_without_rendering()
+    [axis] = figure.axes
+    [text] = axis.texts
+    box = text.get_window_extent()
+    for line in axis.lines[:2]:
+        steps = np.linspace(1, 20, 200)
+        heights = np.interp(steps, *line.get_data())
+        assert not box.count_contains(axis.transData.transform(np.column_stack([steps, heights])))
 
 
 @pytest.mark.parametrize("notebook", PLACES)
