@@ -36,6 +36,8 @@ class Layer:
         line: whether the points are joined to a line, which a row of NaN interrupts.
         dots: whether a cloud is drawn as dots, if not by the rule above.
         window: left, right, lower and upper edge, mm, of the part that the panel shows; None for all.
+        name: what it is called in the picture's legend. Without one it is not in it.
+        group: the heading under which the name stands there.
     """
 
     points: np.ndarray
@@ -46,6 +48,8 @@ class Layer:
     line: bool = False
     dots: bool | None = None
     window: Window | None = None
+    name: str | None = None
+    group: str = ""
 
     @property
     def is_flat(self) -> bool:
@@ -88,6 +92,16 @@ class Layer:
 
 Picture = dict[str, list[Layer]]
 """Title -> layers of each panel, side by side."""
+
+
+def named(panels: Iterable[tuple[str, list[Layer]]]) -> dict[tuple[str, str], Layer]:
+    """Return what the legend of a picture holds: by group and name, the first layer of that name."""
+    found = {}
+    for _, layers in panels:
+        for layer in layers:
+            if layer.name is not None:
+                found.setdefault((layer.group, layer.name), layer)
+    return found
 
 
 def colours_of(panels: Iterable[tuple[str, list[Layer]]], scale: Scale | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drfer.figures.faces import CLAY, mesh_trace
-from drfer.figures.layers import Layer, Picture, Scale, box, colours_of
+from drfer.figures.layers import Layer, Picture, Scale, box, colours_of, named
 from drfer.figures.style import GREY
 
 if TYPE_CHECKING:
@@ -51,9 +51,13 @@ def live_figure(
         "horizontal_spacing": 0.08 if flat else 0.02,
     }
     figure = go.FigureWidget(make_subplots(1, count, **grid))
+    in_legend = named(picture.items())
+    not_yet = set(in_legend)
     for column, layers in enumerate(picture.values(), start=1):
         for layer in layers:
-            figure.add_trace(_trace(layer), row=1, col=column)
+            key = (layer.group, layer.name)
+            figure.add_trace({**_trace(layer), "showlegend": key in not_yet}, row=1, col=column)
+            not_yet.discard(key)
     colours = {"showscale": False}
     if scale:
         bar = {"title": scale[2], "len": 0.7}
@@ -62,7 +66,8 @@ def live_figure(
         width=min(430 * count, _WIDEST),
         height=470,
         margin={"l": 10, "r": 10, "t": 30, "b": 10},
-        showlegend=False,
+        showlegend=bool(in_legend),
+        legend={"groupclick": "toggleitem", "itemsizing": "constant", "tracegroupgap": 6},
         template="plotly_white",
         coloraxis={"colorscale": colours_of(picture.items(), scale), **colours},
     )
@@ -118,7 +123,14 @@ def update_figure(figure: go.FigureWidget, picture: Picture) -> None:
 
 
 def _trace(layer: Layer) -> dict:
-    """Plotly's trace of a layer."""
+    """Plotly's trace of a layer, with its name if it has one."""
+    if layer.name is None:
+        return _unnamed(layer)
+    heading = {"legendgroup": layer.group, "legendgrouptitle": {"text": layer.group}}
+    return _unnamed(layer) | {"name": layer.name} | heading
+
+
+def _unnamed(layer: Layer) -> dict:
     if layer.is_surface:
         return mesh_trace(layer.live_surface, layer.colour or CLAY, layer.shades)
     colours = {"color": layer.colour or GREY}

@@ -17,9 +17,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from drfer.figures.faces import CLAY, MOUTH, Window, draw_face, scale_bar
-from drfer.figures.layers import Layer, Picture, Scale, box, colours_of
+from drfer.figures.layers import Layer, Picture, Scale, box, colours_of, named
 from drfer.figures.live import live_figure, update_figure
 from drfer.figures.style import DPI, GREY, NORMAL, SMALL, literal, look, png, sheet
 
@@ -121,7 +122,9 @@ def still_figure(
     flat = panels[0][1][0].is_flat
     faces = all(any(layer.is_surface for layer in layers) for _, layers in panels)
     windows = [None] * len(panels) if flat else _windows([layers for _, layers in panels])
-    figure, grid = _grid(len(panels), columns, windows[0], faces, bool(scale))
+    in_legend = named(panels)
+    room = 0.8 * bool(scale) + 1.0 * bool(in_legend)
+    figure, grid = _grid(len(panels), columns, windows[0], faces, room)
     colours = colours_of(panels, scale)
     mapped = None
     for axis, (title, layers), window in zip(grid.flat, panels, windows):
@@ -135,20 +138,35 @@ def still_figure(
         scale_bar(grid[0, 0], 50 if np.ptp(windows[0][:2]) > 120 else 20)
     if scale and mapped:
         figure.colorbar(mapped, ax=grid, shrink=0.7).set_label(scale[2], size=SMALL)
+    if in_legend:
+        _draw_legend(figure, in_legend)
     return figure
 
 
+def _draw_legend(figure: Figure, in_legend: dict[tuple[str, str], Layer]) -> None:
+    """Write the names of layers beside all panels, under the headings of their groups."""
+    lines, heading = [], ""
+    for (group, name), layer in in_legend.items():
+        if group and group != heading:
+            lines.append(Line2D([], [], linestyle="", label=literal(group)))
+        heading = group
+        style = {"linestyle": "-"} if layer.line else {"linestyle": "", "marker": "o"}
+        colour = layer.colour or (CLAY if layer.is_surface else GREY)
+        lines.append(Line2D([], [], color=colour, markersize=5, label=literal(name), **style))
+    figure.legend(handles=lines, loc="outside right center", fontsize=7, handlelength=1)
+
+
 def _grid(
-    count: int, columns: int, window: Window | None, faces: bool, legend: bool
+    count: int, columns: int, window: Window | None, faces: bool, room: float
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with so many panels, in rows; panels of faces have no axes."""
+    """A figure with so many panels, in rows, and room for legends; panels of faces have no axes."""
     rows = -(-count // columns)
     width = min(3.0, 7.6 / columns)
     if window is None:
         height = min(width, 2.6) + 0.6
     else:
         height = width * _shape(window) + (0.3 if faces else 0.7)
-    figure, grid = sheet(rows, columns, (width * columns + 0.8 * legend, height * rows))
+    figure, grid = sheet(rows, columns, (width * columns + room, height * rows))
     for number, axis in enumerate(grid.flat):
         axis.tick_params(labelsize=7)
         if faces or number >= count:

@@ -1,6 +1,7 @@
 """The pictures of the notebooks: live and still show the same layers, and a live one changes in place."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,6 +182,30 @@ def test_a_plane_has_its_own_axes():
     live = live_figure(flat, axes=("first", "second"))
     assert [trace.type for trace in live.data] == ["scatter", "scatter"]
     assert live.layout.xaxis.title.text == "first"
+
+
+def test_layers_with_a_name_are_in_the_legend_once_live_and_still():
+    def picture(shift=0.0):
+        places = CLOUD[:, :2] + shift
+        red = Layer(places[:9], colour="#D55E00", name="anger", group="expressions")
+        blue = Layer(places[9:], colour="#0072B2", name="F0001", group="people")
+        return {"a": [red, Layer(places, line=True)], "b": [red, blue], "c": [replace(red, size=9)]}
+
+    still = still_figure(picture())
+    [legend] = still.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["expressions", "anger", "people", "F0001"]
+    assert [legend.legend_handles[n].get_color() for n in (1, 3)] == ["#D55E00", "#0072B2"]
+    live = live_figure(picture())
+    update_figure(live, picture(1.0))
+    assert live.layout.showlegend
+    shown = [trace for trace in live.data if trace.showlegend]
+    assert [(t.name, t.legendgrouptitle.text, t.marker.color) for t in shown] == [
+        ("anger", "expressions", "#D55E00"),
+        ("F0001", "people", "#0072B2"),
+    ]
+    without = {"a": [Layer(CLOUD[:, :2])]}
+    assert not still_figure(without).legends and not live_figure(without).layout.showlegend
 
 
 def test_titles_are_drawn_as_they_stand():
