@@ -38,6 +38,9 @@ SETTINGS = {
 }
 """How rotated scans are read, and what the panels of figure 5 call it."""
 
+FOLDS_FOR_BARS = 5
+"""From how many folds or draws on figure 5 has bars."""
+
 
 @look()
 def rows_by_fold(results: list[Result]) -> Figure:
@@ -100,9 +103,10 @@ def pose_curves(results: list[Result]) -> Figure:
 
 
 def _pose_curves(axis: Axes, result: Result, setting: str) -> None:
-    counts = []
+    counts, numbers = [], []
     for row, name, style in ((METHOD, "DrFER", "-o"), (BASELINE, "baseline", "--s")):
         folds = result.select("pose", setting=setting, row=row)
+        numbers.append(len(folds))
         counts.append(f"{name}: {f'{len(folds)} {result.protocol.unit}s' if folds else NOT_RUN}")
         for rotation, colour in (("pitch", BLUE), ("yaw", VERMILION)):
             poses = rotations(result, rotation) if folds else []
@@ -121,7 +125,11 @@ def _pose_curves(axis: Axes, result: Result, setting: str) -> None:
     paper = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
     axis.axhline(80, label="the paper:\nall above 80 %", **paper)
     axis.set_title(f"{SETTINGS[setting]}\n{', '.join(counts)}", size=NORMAL)
-    axis.set(xlabel="angle, degrees", xticks=range(-80, 81, 40), xlim=(-88, 88))
+    bars = "bars: 95 % interval of the mean"
+    if max(numbers) < FOLDS_FOR_BARS:
+        bars = f"no bars: fewer than {FOLDS_FOR_BARS} {result.protocol.unit}s"
+    xlabel = f"angle, degrees\n({bars})" if max(numbers) else "angle, degrees"
+    axis.set(xlabel=xlabel, xticks=range(-80, 81, 40), xlim=(-88, 88))
 
 
 def rotations(result: Result, kind: str) -> list[tuple[int, int]]:
@@ -139,10 +147,10 @@ def rotations(result: Result, kind: str) -> list[tuple[int, int]]:
 
 
 def _accuracy_of_pose(result: Result, folds: list[dict], pose: int) -> tuple[float, float]:
-    """Mean accuracy and half its interval, which of fewer than five folds is wider than the axis."""
+    """Mean accuracy and half its interval, which of few folds is wider than the axis."""
     at_pose = [{**fold, "predicted": fold["predicted"][pose]} for fold in folds]
     mean, half_width = statistic(result, at_pose)
-    return mean, half_width if len(folds) >= 5 else np.nan
+    return mean, half_width if len(folds) >= FOLDS_FOR_BARS else np.nan
 
 
 @look()

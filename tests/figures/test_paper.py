@@ -322,6 +322,19 @@ def test_figure_5_draws_the_accuracy_of_each_pose(made_result):
         assert np.isclose(drawn_share, share)
 
 
+@pytest.mark.parametrize(
+    "folds, said", [(3, "no bars: fewer than 5 folds"), (5, "bars: 95 % interval of the mean")]
+)
+def test_figure_5_says_on_its_axis_what_its_bars_are(made_result, folds, said):
+    result = made_result(folds=folds)
+    figure = curves.pose_curves([result])
+    first = figure.findobj(lambda each: getattr(each, "get_xlabel", str)() != "")[0]
+    assert first.get_xlabel() == f"angle, degrees\n({said})"
+    bars = [bar for each in first.containers for bar in each.lines[2]]
+    drawn = [line for bar in bars for line in bar.get_segments() if len(line)]
+    assert bool(drawn) == (folds == 5)
+
+
 def test_curves_are_the_terms_of_each_epoch_and_their_mean(made_result):
     result = made_result(folds=2)
     for entry in result.select("curves", fold=1):
