@@ -163,9 +163,9 @@ def supervised_contrastive_loss(
 ) -> Tensor:
     """Supervised contrastive loss across subjects; it is not in the paper.
 
-        L = mean over i of -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / t) / sum_{a != i} exp(z_i.z_a / t) )
+        L = mean over i of -1/|pos(i)| sum_{p in pos(i)} log( exp(z_i.z_p / t) / sum_{a != i} exp(z_i.z_a / t) )
 
-    This is L_sup^out of Khosla et al. 2020 (equation 2), but for the positives P(i): scans of the
+    This is L_sup^out of Khosla et al. 2020 (equation 2), but for the positives pos(i): scans of the
     same expression of *other* subjects, so that what two scans have in common is not the person.
 
     Args:

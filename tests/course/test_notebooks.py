@@ -328,6 +328,14 @@ def test_every_exercise_has_a_check_and_every_check_an_exercise(capsys):
             assert capsys.readouterr().out == f"Exercise {number}.{one}: not done yet.\n"
 
 
+def test_the_examination_before_any_change_says_what_is_to_be_run_first(capsys):
+    notebook = nbformat.read(str(NOTEBOOKS[11]), as_version=4)
+    [cell] = [c for c in code_cells(notebook) if c.source.startswith("EXAMINATION = None")]
+    exec(cell.source.replace("EXAMINATION = None", "EXAMINATION = 2345"), {"MY_START": None})
+    said = capsys.readouterr().out
+    assert "MY_START" in said and "section 8" in said and said.count("\n") == 1
+
+
 def test_notebooks_are_valid_and_their_links_lead_somewhere():
     for path in NOTEBOOKS:
         nbformat.validate(json.loads(path.read_text()))

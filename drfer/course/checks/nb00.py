@@ -23,7 +23,7 @@ def _jaw(answer) -> str | None:
     key = ScanKey(*answer)
     database = Anny3DFE(subjects=12)
     if key not in database.keys():
-        return f"there is no scan {key} of these twelve subjects."
+        return f"there is no scan {key} of these twelve people."
     if key.expression not in EXPRESSIONS or key.expression == "surprise":
         return "an expression other than surprise is wanted."
     if key.subject == "F0003":
@@ -37,7 +37,7 @@ def _jaw(answer) -> str | None:
 
 
 EXERCISES = {
-    1: Exercise(right=48, hint="subjects times intensities."),
+    1: Exercise(right=48, hint="people times intensities."),
     2: Exercise(
         right=lambda points: np.ptp(points, axis=0),
         on=_clouds,
