@@ -159,7 +159,7 @@ def _move_off_curves(text: Text, curves: list[list[float]], epochs: int) -> None
     def hidden(place: tuple[float, str, str]) -> int:
         x, side, edge = place
         text.set(x=x, ha=side, va=edge)
-        box = text.get_window_extent().padded(2)
+        box = text.get_window_extent()
         return sum(box.count_contains(points) for points in drawn)
 
     places = [(epochs, "right"), (0.01 * epochs, "left")]
