@@ -28,10 +28,11 @@ test: $(VENV)/ready-lab $(VENV)/ready-cluster
 lab: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/jupyter lab notebooks
 
-# for teachers: copies without solutions and printed answers, but with pictures, in the folder `student`
+# for teachers: copies without solutions and printed answers, but with pictures, in the folder `student`;
+# with BUILD=yes the classes of the network are for the student to write
 student: $(VENV)/ready-lab
 	$(BIN)/python -m nbconvert --to notebook --output-dir student --log-level WARN \
-		--Exporter.preprocessors=tools.notebooks.ForStudents $(or $(wildcard notebooks/*.ipynb),$(error there are no notebooks here))
+		--Exporter.preprocessors=tools.notebooks.$(if $(BUILD),ForBuilders,ForStudents) $(or $(wildcard notebooks/*.ipynb),$(error there are no notebooks here))
 
 # for authors: every notebook run again, in place
 notebooks: $(VENV)/ready-lab $(VENV)/ready-cluster

@@ -6,6 +6,8 @@ this course is here.
 
 from __future__ import annotations
 
+import ast
+import re
 from importlib.metadata import version
 
 from nbconvert.preprocessors import Preprocessor
@@ -15,6 +17,7 @@ import drfer
 from drfer.datasets.anny3dfe import database as anny3dfe
 from drfer.preprocessing import faceset as preprocessing
 
+PREDICT = re.compile(r"\*\*Predict[.:]?\*\*")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -62,10 +65,12 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 class ForStudents(Preprocessor):
-    """Makes a student's copy: without solutions and printed answers, with all pictures."""
+    """Makes a student's copy: without solutions, printed answers, and what is to be predicted."""
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """Leave the cells that are tagged as solutions out, and of outputs all but pictures.
+
+        Pictures of cells between "Predict" and the next text go too: they show what comes.
 
         Args:
             nb: the notebook, changed in place.
@@ -75,12 +80,48 @@ class ForStudents(Preprocessor):
             Both, as nbconvert wants it.
         """
         nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", [])]
+        to_predict = False
         for cell in nb.cells:
             if cell.cell_type == "code":
                 cell.execution_count = None
-                cell.outputs = [
-                    each for each in cell.outputs if "image/png" in each.get("data", {})
-                ]
+                pictures = [each for each in cell.outputs if "image/png" in each.get("data", {})]
+                cell.outputs = [] if to_predict else pictures
                 for output in cell.outputs:
                     output.pop("execution_count", None)
+            else:
+                to_predict = bool(PREDICT.search(cell.source))
         return nb, resources
+
+
+class ForBuilders(ForStudents):
+    """Makes the copy of a student who writes the classes: their methods have no bodies."""
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        """Do the same, and empty the classes; what a method takes and gives stays as its comment.
+
+        Args:
+            nb: the notebook, changed in place.
+            resources: what nbconvert knows of the file, handed on as it is.
+
+        Returns:
+            Both, as nbconvert wants it.
+        """
+        nb, resources = super().preprocess(nb, resources)
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.source = _with_empty_classes(cell.source)
+        return nb, resources
+
+
+def _with_empty_classes(source: str) -> str:
+    lines = source.split("\n")
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    methods = [node for one in classes for node in one.body if isinstance(node, ast.FunctionDef)]
+    for method in reversed(methods):
+        first, last = method.body[0], method.end_lineno
+        indent = " " * first.col_offset
+        yours = (
+            f"{indent}raise NotImplementedError  # your code: {last - first.lineno + 1} lines here"
+        )
+        lines[first.lineno - 1 : last] = [yours]
+    return "\n".join(lines)

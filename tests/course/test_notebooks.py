@@ -226,10 +226,10 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def make(target, checkout):
+def make(target, checkout, *more):
     """Run a target of the Makefile with this environment, as if the one of the checkout were ready."""
     ready = [f"--assume-old=.venv/{name}" for name in ("ready", "ready-lab", "ready-cluster")]
-    command = ["make", target, f"BIN={Path(sys.executable).parent}", *ready]
+    command = ["make", target, f"BIN={Path(sys.executable).parent}", *ready, *more]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -247,10 +247,38 @@ def test_student_copies_have_pictures_and_neither_solutions_nor_printed_answers(
         kept = [cell for cell in full.cells if not is_solution(cell)]
         assert [cell.source for cell in student.cells] == [cell.source for cell in kept]
         assert len(kept) < len(full.cells)
-        assert pictures(student.cells) == pictures(kept) != []
+        assert pictures(student.cells) == pictures(not_to_be_predicted(kept)) != []
         assert not any(
             output.get("text") for cell in code_cells(student) for output in cell.outputs
         )
+
+
+def not_to_be_predicted(cells):
+    """The cells that do not follow a text that asks what will come."""
+    asked, others = False, []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            asked = any(f"**Predict{end}**" in cell.source for end in ("", ".", ":"))
+        elif not asked:
+            others.append(cell)
+    return others
+
+
+def test_a_builders_copy_leaves_the_classes_to_the_student(checkout):
+    (checkout / "notebooks").symlink_to(ROOT / "notebooks")
+    make("student", checkout, "BUILD=yes")
+    emptied = 0
+    for path in sorted((checkout / "student").glob("*.ipynb")):
+        notebook = nbformat.read(str(path), as_version=4)
+        assert not any(is_solution(cell) for cell in notebook.cells)
+        for tree in (ast.parse(cell.source) for cell in code_cells(notebook)):
+            for of_class in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+                for method in of_class.body:
+                    if isinstance(method, ast.FunctionDef):
+                        [line] = method.body
+                        assert ast.unparse(line) == "raise NotImplementedError"
+                        emptied += 1
+    assert emptied > 15
 
 
 def pictures(cells):
