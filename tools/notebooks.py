@@ -94,10 +94,10 @@ class ForStudents(Preprocessor):
 
 
 class ForBuilders(ForStudents):
-    """Makes the copy of a student who writes the classes: their methods have no bodies."""
+    """Makes the copy of a student who writes what the layers do: only `__init__` has a body."""
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        """Do the same, and empty the classes; what a method takes and gives stays as its comment.
+        """Do the same, and empty the classes but for their layers, whose names the weights know.
 
         Args:
             nb: the notebook, changed in place.
@@ -119,9 +119,10 @@ def _with_empty_classes(source: str) -> str:
     methods = [node for one in classes for node in one.body if isinstance(node, ast.FunctionDef)]
     for method in reversed(methods):
         first, last = method.body[0], method.end_lineno
-        indent = " " * first.col_offset
-        yours = (
-            f"{indent}raise NotImplementedError  # your code: {last - first.lineno + 1} lines here"
-        )
-        lines[first.lineno - 1 : last] = [yours]
+        if method.name != "__init__":
+            indent, ours = " " * first.col_offset, lines[first.lineno - 1 : last]
+            yours = (
+                f"{indent}raise NotImplementedError  # your code, in place of {len(ours)} of ours"
+            )
+            lines[first.lineno - 1 : last] = [yours]
     return "\n".join(lines)

@@ -274,11 +274,11 @@ def test_a_builders_copy_leaves_the_classes_to_the_student(checkout):
         for tree in (ast.parse(cell.source) for cell in code_cells(notebook)):
             for of_class in (node for node in tree.body if isinstance(node, ast.ClassDef)):
                 for method in of_class.body:
-                    if isinstance(method, ast.FunctionDef):
+                    if isinstance(method, ast.FunctionDef) and method.name != "__init__":
                         [line] = method.body
                         assert ast.unparse(line) == "raise NotImplementedError"
                         emptied += 1
-    assert emptied > 15
+    assert emptied > 10
 
 
 def pictures(cells):
