@@ -20,6 +20,14 @@ from drfer.preprocessing.resampling import Settings, preprocess_scan
 VERSION = 6
 """Raised whenever the same scan could come out differently."""
 
+ANOTHER_KIND = 0.2
+"""If a larger share of a set is unlike the open faces, the set is of another kind, ..."""
+STANDS_OUT = 4.0
+"""... and a scan is doubtful only if its residual lies so many standard deviations above the middle
+of the set (both by medians, which a few bad scans do not move)."""
+FEWEST = 20
+"""Scans by which a kind can be known."""
+
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
@@ -39,7 +47,8 @@ class FaceSet:
     residuals: np.ndarray
     """Of the registrations, mm, shape (n,)."""
     doubtful: np.ndarray
-    """At which scans someone should look, shape (n,)."""
+    """At which scans someone should look, shape (n,): those that are neither like the open faces nor
+    like the other scans of this set."""
     poses: np.ndarray
     """Matrices from the scan's frame to the template's, mm, shape (n, 4, 4)."""
     hash: str
@@ -83,15 +92,15 @@ def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Setti
     arrays = cached_arrays(
         _file_name(dataset), determined_by, lambda: _preprocess_all(dataset, keys, settings)
     )
-    if arrays["doubtful"].any():
-        _warn(dataset, [key for key, doubtful in zip(keys, arrays["doubtful"]) if doubtful])
+    doubtful = stand_out(arrays["doubtful"], arrays["residual"])
+    _warn(dataset, keys, arrays["doubtful"], doubtful)
     return FaceSet(
         keys=list(keys),
         clouds=arrays["cloud"],
         vertices=arrays["vertices"],
         missing=arrays["missing"],
         residuals=arrays["residual"],
-        doubtful=arrays["doubtful"],
+        doubtful=doubtful,
         poses=arrays["pose"],
         hash=digest_of(determined_by),
         settings=settings,
@@ -142,12 +151,34 @@ def _preprocess_subject(
     return [preprocess_scan(dataset.load(key), settings) for key in keys]
 
 
-def _warn(dataset: Dataset, keys: list[ScanKey]) -> None:
-    shown = ", ".join(map(str, keys[:5])) + (" ..." if len(keys) > 5 else "")
-    print(
-        f"{len(keys)} scans of {dataset.name} register less well than any good open face: {shown}. "
-        "Look at them."
-    )
+def stand_out(unlike: np.ndarray, residuals: np.ndarray) -> np.ndarray:
+    """Return which scans of a set are doubtful.
+
+    Args:
+        unlike: which registered less well than any good open face, shape (n,).
+        residuals: of the registrations, mm, shape (n,).
+    """
+    if len(unlike) < FEWEST or unlike.mean() <= ANOTHER_KIND:
+        return unlike
+    middle = np.median(residuals)
+    deviation = np.median(np.abs(residuals - middle)) * 1.4826  # as of a normal distribution
+    return unlike & (residuals > middle + STANDS_OUT * deviation)
+
+
+def _warn(dataset: Dataset, keys: list[ScanKey], unlike: np.ndarray, doubtful: np.ndarray) -> None:
+    named = [str(key) for key, is_so in zip(keys, doubtful) if is_so]
+    shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+    if (unlike & ~doubtful).any():
+        print(
+            f"{unlike.sum()} of {len(keys)} scans of {dataset.name} register less well than any good "
+            "open face: they are faces of another kind. "
+            + (f"{len(named)} stand out among them: {shown}. Look at those." if named else "")
+        )
+    elif named:
+        print(
+            f"{len(named)} scans of {dataset.name} register less well than any good open face: "
+            f"{shown}. Look at them."
+        )
 
 
 def with_mean_neutrals(faces: FaceSet) -> FaceSet:

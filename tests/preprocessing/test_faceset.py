@@ -12,7 +12,7 @@ from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, FaceScan, ScanKey
 from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import faceset, surface
 from drfer.preprocessing import template as common_mesh
-from drfer.preprocessing.faceset import Settings, mean_face, preprocess
+from drfer.preprocessing.faceset import FEWEST, Settings, mean_face, preprocess, stand_out
 
 
 def test_clouds_are_in_farthest_point_order_and_in_the_unit_ball(faces):
@@ -256,6 +256,25 @@ class Someone:
 
     def load(self, key):
         return warped(self.database, key, 3, 60) if key.intensity else self.database.load(key)
+
+
+def test_among_faces_of_another_kind_only_those_that_stand_out_are_doubtful():
+    residuals = np.random.default_rng(0).normal(1.9, 0.1, 50)
+    residuals[7] = 2.9
+    unlike = residuals > 1.5
+    assert np.flatnonzero(stand_out(unlike, residuals)).tolist() == [7]
+    few = np.zeros(50, dtype=bool)
+    few[[3, 7]] = True
+    assert (stand_out(few, residuals) == few).all(), "a few among faces of our kind"
+    assert (stand_out(unlike[:19], residuals[:19]) == unlike[:19]).all(), "too few to tell"
+
+
+def test_a_folder_of_another_kind_is_said_to_be_one(database, capsys):
+    keys = [key for key in database.keys() if key.intensity == 4][:FEWEST]
+    faces = preprocess(Someone(database), keys)
+    assert faces.doubtful.sum() <= 2
+    said = capsys.readouterr().out
+    assert "of 20 scans of someone register less well" in said and "of another kind" in said
 
 
 def test_a_face_unlike_the_open_ones_is_used_but_said(database, capsys):
