@@ -31,6 +31,8 @@ def reproduce(
     preset: str = "classroom",
     fold: int = 0,
     seed: int = 0,
+    train_share: float = 1.0,
+    start: str | None = None,
     out: Path = Path("runs"),
 ) -> None:
     """Make the faces, train the three stages and the control on one fold, test, and draw figures.
@@ -44,6 +46,8 @@ def reproduce(
             (the same far from convergence, some minutes); or smoke (a test of it all in a minute).
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
+        train_share: of the fold's training subjects, how many are trained on, such as 0.25.
+        start: shipped, to begin with the weights of the kit's trained model; not on the open faces.
         out: the folder for results; if interrupted, the same command goes on from there.
     """
     selection = Selection(
@@ -55,6 +59,8 @@ def reproduce(
         measures=("features", "curves", "samples"),
         folds=(fold,),
         seed=seed,
+        train_share=train_share,
+        start=start,
         out=out,
     )
     evaluation = selection.open()

@@ -37,6 +37,10 @@ class Selection:
     """how often all folds are run, with the subjects shuffled anew each time"""
     redraw: bool = False
     """draw the subjects anew in each repeat"""
+    train_share: float = 1.0
+    """of a fold's training subjects, how many are trained on, such as 0.25"""
+    start: str | None = None
+    """shipped: begin with the weights of the kit's trained model, for faces of other people"""
     draws: int | None = None
     """instead of folds: so many trainings, each on open faces of its own, all tested on the same 300"""
     train_subjects: int | None = None
@@ -66,6 +70,8 @@ class Selection:
         check_known("preset", self.preset, PRESETS)
         preset = PRESETS[self.preset]
         preset = replace(preset, protocol=self._protocol(preset))
+        if self.start is not None:
+            preset = self._started(preset)
         repeats = self.repeats if self.draws is None else self.draws
         request = Request.of_names(preset, self.rows, self.measures, self.folds, repeats, self.seed)
         if self.draws is not None:
@@ -76,6 +82,20 @@ class Selection:
             self.dataset, root, preset.dataset_subjects, self.up, only=drawn
         )
         return Evaluation.open(request, dataset, self.out, to_run)
+
+    def _started(self, preset: Preset) -> Preset:
+        """Return the preset that begins with trained weights; its results have a name of their own.
+
+        Raises:
+            DrferError: the trained model knows the people.
+        """
+        check_known("start", self.start, ("shipped",))
+        if self.dataset == "anny3dfe" and self.draws is None:
+            raise DrferError(
+                "the trained model has met everyone of these open faces: take --draws, or another "
+                "dataset"
+            )
+        return replace(preset, name=f"{preset.name}-from-{self.start}", start=self.start)
 
     def _protocol(self, preset: Preset) -> Protocol | Draws:
         """Return the preset's folds or its draws, with what is changed of them.
@@ -91,9 +111,11 @@ class Selection:
             ):
                 if given:
                     raise DrferError(f"{name} is for draws: say with --draws how many there are")
-            return replace(preset.protocol, redraw=self.redraw)
-        if self.folds or self.repeats != 1 or self.redraw:
-            raise DrferError("--draws has no folds: leave --folds, --repeats and --redraw away")
+            return replace(preset.protocol, redraw=self.redraw, train_share=self.train_share)
+        if self.folds or self.repeats != 1 or self.redraw or self.train_share != 1:
+            raise DrferError(
+                "--draws has no folds: leave --folds, --repeats, --redraw and --train-share away"
+            )
         if self.dataset != "anny3dfe" or self.root or self.up != "y":
             raise DrferError(
                 "--draws makes populations of the open faces, and other datasets have none: leave "

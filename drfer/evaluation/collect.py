@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from drfer.evaluation.draws import DrawFaces, faces_of
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.plan import Request, measured_runs, plan
+from drfer.evaluation.protocol import fields_of
 from drfer.evaluation.result import Result, load_result
 from drfer.evaluation.result_format import parse_provenance
 from drfer.evaluation.rows import ROWS
@@ -102,7 +103,7 @@ def _heading(request: Request, faces: FaceSet | DrawFaces) -> dict:
         "preset": request.preset.name,
         "precision": run.precision,
         "seed": request.seed,
-        "protocol": asdict(replace(request.preset.protocol, intensities=intensities)),
+        "protocol": fields_of(replace(request.preset.protocol, intensities=intensities)),
         "expressions": faces.expressions,
         "poses": [["frontal", 0] if p.degrees == 0 else [p.axis, p.degrees] for p in POSES],
     }

@@ -34,6 +34,7 @@ from drfer.evaluation.presets import Preset
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
+from drfer.models import shipped
 from drfer.models.branch import ModelSizes
 from drfer.models.drfer import DrFER
 from drfer.preprocessing.faceset import FaceSet, preprocess, with_mean_neutrals
@@ -175,7 +176,8 @@ class Experiment:
         """All that a stage's result depends on, as JSON can hold it."""
         sizes, settings = self.run.settings_of(stage)
         train, test = self._split
-        return {
+        start = {"start": shipped.digest()} if self.run.preset.start else {}
+        return start | {
             "stage": stage.name,
             "version": stage.version,
             "sizes": _as_json(sizes),
@@ -302,6 +304,8 @@ class Experiment:
 
     def _assemble(self, stages: tuple[str, ...], sizes: ModelSizes) -> DrFER:
         model = self._fresh_model(sizes)
+        if self.run.preset.start:
+            shipped.give_weights(model)
         for stage in stages:
             weights = self._weights(stage)
             load_weights(model, STAGES[stage], weights, self.store.root / self.name(stage))

@@ -29,6 +29,8 @@ class Preset:
     """How many subjects the open faces are made with."""
     precision: str = "auto"
     """Of matrix products: "auto" is bfloat16 where the processor computes in it, else float32."""
+    start: str | None = None
+    """Where training begins: "shipped" with the weights of the kit's trained model, None with none."""
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     """Schedules, by a stage's name, that replace the stage's own."""
 

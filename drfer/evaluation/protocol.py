@@ -6,7 +6,7 @@ Built in notebook 06.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -47,25 +47,37 @@ class Protocol:
     """Draws the subjects and shuffles them."""
     redraw: bool = False
     """Whether each repeat draws its subjects anew, which is the other mode found in the field."""
+    train_share: float = 1.0
+    """Of a fold's training subjects, the share that is trained on: the first in shuffled order."""
 
     unit: ClassVar[str] = "fold"
     """What is trained and tested once."""
     first_repeat: ClassVar[int] = 0
 
+    def __post_init__(self) -> None:
+        """Refuse a share that leaves nobody to tell from others."""
+        in_a_fold = self.subjects * (self.folds - 1) // self.folds
+        if not (self.train_share <= 1 and self.train_share * in_a_fold >= 2):
+            raise DrferError(
+                f"{self.train_share} is no share of {in_a_fold} training subjects; give --train-share "
+                "at most 1, and enough for two of them"
+            )
+
     @property
     def overlap(self) -> float:
         """The share of test to training scans, which says how much training sets overlap."""
-        return 1 / (self.folds - 1)
+        return 1 / ((self.folds - 1) * self.train_share)
 
     @property
     def suffix(self) -> str:
         """What the name of an evaluation's folder says of it."""
-        return "-redrawn" if self.redraw else ""
+        share = "" if self.train_share == 1 else f"-share{100 * self.train_share:g}"
+        return ("-redrawn" if self.redraw else "") + share.replace(".", "_")
 
     @property
     def note(self) -> str:
         """What a caption says of it."""
-        return ""
+        return "" if self.train_share == 1 else f", {self.train_share:.0%} of training subjects"
 
 
 @dataclass(frozen=True)
@@ -128,8 +140,16 @@ class Draws:
         return FIRST_OF_DEVELOPMENT if self.development else 0
 
 
+def fields_of(protocol: Protocol | Draws) -> dict:
+    """Return what determines a protocol, for JSON; a whole share goes without saying."""
+    fields = asdict(protocol)
+    if fields.get("train_share") == 1:
+        del fields["train_share"]
+    return fields
+
+
 def protocol_of(fields: dict) -> Protocol | Draws:
-    """Return the protocol of which `asdict` gave these fields, as JSON keeps them.
+    """Return the protocol of which `fields_of` gave these, as JSON keeps them.
 
     Raises:
         TypeError: there are other fields.

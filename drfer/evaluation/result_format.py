@@ -147,6 +147,7 @@ def _checked_protocol(fields: dict) -> Protocol | Draws:
     _require(all(map(_is_count, counts)), "its protocol has no numbers")
     _require(2 <= fields["folds"] <= fields["subjects"], "its protocol has no folds")
     _require(isinstance(fields["redraw"], bool), "its protocol redraws neither yes nor no")
+    _require(_is_number(fields.get("train_share", 1.0)), "its protocol has no share")
     return protocol
 
 

@@ -73,8 +73,10 @@ class Run:
         if isinstance(protocol, Draws):
             return faces.train_subjects, faces.test_subjects
         subjects = drawn_subjects(faces.subjects, protocol, self.repeat)
-        tested = folds(subjects, protocol, self.repeat)[self.fold]
-        return sorted(set(subjects) - set(tested)), tested
+        parts = folds(subjects, protocol, self.repeat)
+        tested = parts.pop(self.fold)
+        others = [subject for part in parts for subject in part]
+        return sorted(others[: math.ceil(protocol.train_share * len(others))]), tested
 
     @property
     def place(self) -> str:

@@ -9,7 +9,9 @@ Used in notebooks 05 and 09.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -54,6 +56,31 @@ def load_model(path: Path | None = None) -> tuple[DrFER, dict]:
         )
     model.load_state_dict(tensors)
     return model.to(device()).eval(), card
+
+
+def give_weights(model: DrFER) -> None:
+    """Give a model the trained weights of the kit's own file, to go on from them.
+
+    The identity classifier, and the last layer of the expression classifier if that tells other
+    classes apart, keep their own weights.
+
+    Raises:
+        DrferError: the model has other sizes.
+    """
+    trained, own = load_model()[0].state_dict(), model.state_dict()
+    fitting = {name: t for name, t in trained.items() if name in own and t.shape == own[name].shape}
+    if any(not name.startswith("expression.classifier.") for name in trained.keys() - fitting):
+        raise DrferError(
+            "the trained model that comes with the kit has other sizes: with --start shipped say "
+            "--preset classroom, and no row that changes the model"
+        )
+    model.load_state_dict(own | fitting)
+
+
+@cache
+def digest() -> str:
+    """Return the hash of the kit's own file."""
+    return hashlib.sha256(PATH.read_bytes()).hexdigest()[:16]
 
 
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:

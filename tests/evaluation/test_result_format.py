@@ -77,6 +77,8 @@ OTHER_FORMS = {
         content["heading"]["protocol"].pop("folds") and None
     ),
     "one fold": lambda content: content["heading"]["protocol"].update(folds=1),
+    "a share in words": lambda content: content["heading"]["protocol"].update(train_share="half"),
+    "a share above one": lambda content: content["heading"]["protocol"].update(train_share=2),
     "folds as a truth": lambda content: content["heading"]["protocol"].update(folds=True),
     "intensities in words": lambda content: content["heading"]["protocol"].update(intensities="34"),
     "a pose without angle": put("heading", "poses", [["yaw"]]),

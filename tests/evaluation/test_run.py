@@ -3,14 +3,18 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from drfer.common.errors import DrferError
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
 from drfer.evaluation.presets import PRESETS
+from drfer.evaluation.protocol import fields_of, protocol_of
 from drfer.evaluation.rows import ROWS
 from drfer.evaluation.run import LARGEST_SEED, Run
 from drfer.evaluation.store import Store
+from drfer.models.drfer import DrFER
+from drfer.models.shipped import give_weights, load_model
 from drfer.training.data import DataSettings
 from drfer.training.stages import STAGES
 
@@ -169,3 +173,42 @@ def test_a_row_changes_what_it_names_and_nothing_else(row):
         expected = replace(plain, augmentation=augmentation, epochs=changed.epochs)
         assert changed == expected
     assert (run.fold, run.seed, run.repeat, run.posed) == (0, 0, 0, False)
+
+
+def test_a_share_of_the_training_subjects_is_part_of_a_larger_one(faces):
+    def split(share):
+        protocol = replace(PRESETS["smoke"].protocol, train_share=share)
+        return Run(replace(PRESETS["smoke"], protocol=protocol), fold=1).split(faces)
+
+    whole, tested = SMOKE_RUN.split(faces)[0], split(1.0)[1]
+    parts = [split(share)[0] for share in (0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [3, 5, 9] == [3, 5, len(whole)]
+    assert set(parts[0]) < set(parts[1]) < set(parts[2])
+    assert all(split(share)[1] == tested and not set(tested) & set(parts[2]) for share in (0.25, 1))
+    quarter = replace(PRESETS["smoke"].protocol, train_share=0.25)
+    assert quarter.suffix == "-share25" and quarter.overlap == pytest.approx(3 / 2.25)
+    assert protocol_of(fields_of(quarter)) == quarter and "25%" in quarter.note
+    assert "train_share" not in fields_of(PRESETS["smoke"].protocol)
+
+
+def test_training_can_start_from_the_kits_model(faces, tmp_path):
+    preset = replace(PRESETS["classroom"], protocol=PRESETS["smoke"].protocol)
+    plain, started = (
+        Experiment(Run(replace(preset, start=start), fold=0), faces, Store(tmp_path))
+        for start in (None, "shipped")
+    )
+    assert all(plain.name(stage) != started.name(stage) for stage in STAGES)
+    trained = load_model()[0].state_dict()
+    for stage in ("i-expression", "i-fusion"):
+        weights = started._trainer(STAGES[stage]).model.state_dict()
+        assert all(torch.equal(weights[name], trained[name]) for name in trained)
+        own = {name for name in weights.keys() - trained.keys() if "num_batches" not in name}
+        assert own == {name for name in own if name.startswith("identity.classifier.")} != set()
+    other = started._fresh_model(replace(preset.sizes, classifier_widths=(64, 32)))
+    untrained = {name: weight.clone() for name, weight in other.state_dict().items()}
+    give_weights(other)
+    for name, weight in other.state_dict().items():
+        taken = name in trained and trained[name].shape == untrained[name].shape
+        assert torch.equal(weight, trained[name] if taken else untrained[name])
+    with pytest.raises(DrferError, match="say --preset classroom"):
+        give_weights(DrFER(PRESETS["smoke"].sizes, subjects=3))
