@@ -8,8 +8,25 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.stats import t as student
 
-from drfer.course.checks import RIGHT, nb03, nb04, nb05, nb07, nb08, nb09, nb10, nb11, verdict
+from drfer.course.checks import (
+    RIGHT,
+    nb00,
+    nb01,
+    nb02,
+    nb03,
+    nb04,
+    nb05,
+    nb07,
+    nb08,
+    nb09,
+    nb10,
+    nb11,
+    verdict,
+)
+from drfer.course.small import ENCODER
+from drfer.datasets.scan import EXPRESSIONS
 from drfer.models.drfer import reorder
+from drfer.models.pointnet2 import EncoderSizes, SetAbstractionSizes
 from drfer.training.losses import (
     chamfer_distance,
     cross_over_loss,
@@ -164,7 +181,71 @@ def contrastive(over_all=False, held=lambda loss: loss):
     return loss
 
 
+def way_back(pose, turned_back=np.transpose):
+    back = np.eye(4)
+    back[:3, :3] = turned_back(pose[:3, :3])
+    back[:3, 3] = -back[:3, :3] @ pose[:3, 3]
+    return back
+
+
+def rounded_softmax(logits, labels):
+    exponents = np.exp(logits - logits.max(1, keepdims=True))
+    shares = exponents / exponents.sum(1, keepdims=True)
+    return np.mean(-np.log(shares[np.arange(len(labels)), labels]))
+
+
+def cosine(tiny):
+    return lambda a, b: (a @ b) / (a.norm() * b.norm() + tiny)
+
+
+def scans_needed(gain, disagree):
+    return (1.96 / gain) ** 2 * (disagree - gain**2)
+
+
+def anchors_pull(factor=2, floor=0):
+    def gradient(anchor, positive, negative):
+        gap = (anchor - positive).square().sum() - (anchor - negative).square().sum() + 0.3
+        return factor * (negative - positive) * (1 if gap > 0 else floor)
+
+    return gradient
+
+
+def one_sorted(model, clouds, mean):
+    """Equation (9), where only the stream that begins with the expression branch is sorted."""
+    faces = (
+        model.identity(reorder(model.expression(clouds))),
+        model.expression(model.identity(clouds)),
+    )
+    return cross_over_loss(*faces, mean.expand_as(clouds))
+
+
+def one_stream(model, clouds, mean):
+    face = model.identity(reorder(model.expression(clouds)))
+    return chamfer_distance(face, mean.expand_as(clouds)).mean()
+
+
+def hardest(first_only=False):
+    def names(counts):
+        recall = counts.diagonal() / counts.sum(axis=1)
+        found = [EXPRESSIONS[i] for i in np.flatnonzero(recall == recall.min())]
+        return found[:1] if first_only else found
+
+    return names
+
+
+def sizes(first=(64, 0.2, 12, (32, 64)), second=(32, 0.45, 12, (64, 128)), feature=256):
+    levels = tuple(SetAbstractionSizes(*level) for level in (first, second) if level)
+    return EncoderSizes(levels=levels, global_widths=(*ENCODER.global_widths[:-1], feature))
+
+
 RIGHT_ONES = {
+    "01.1": (nb01.EXERCISES[1], way_back),
+    "01.1, solved": (nb01.EXERCISES[1], lambda pose: np.linalg.solve(pose, np.eye(4))),
+    "04.2, by the gap": (nb04.EXERCISES[2], anchors_pull()),
+    "05.2": (nb05.EXERCISES[2], cosine(1e-20)),
+    "07.1": (nb07.EXERCISES[1], scans_needed),
+    "10.1": (nb10.EXERCISES[1], hardest()),
+    "10.3": (nb10.EXERCISES[3], ("draws", 25)),
     "03.4, turned": (nb03.EXERCISES[4], turned_at_random),
     "03.4, mirrored": (nb03.EXERCISES[4], mirrored_at_random),
     "07.3, squares": (nb07.EXERCISES[3], standard()),
@@ -199,6 +280,14 @@ RIGHT_ONES = {
     "08.4, 6 mm": (nb08.EXERCISES[4], completed(6)),
 }
 WRONG_ONES = {
+    "01.1, forbidden": (nb01.EXERCISES[1], lambda pose: np.linalg.inv(pose)),
+    "01.1, forbidden, as it is": (nb01.EXERCISES[1], np.linalg.inv),
+    "03.1, softmax rounded to 0": (nb03.EXERCISES[1], rounded_softmax),
+    "05.2, no tiny number": (nb05.EXERCISES[2], cosine(0)),
+    "07.1, gain not taken off": (
+        nb07.EXERCISES[1],
+        lambda gain, disagree: (1.96 / gain) ** 2 * disagree,
+    ),
     "03.4, luck of its own": (nb03.EXERCISES[4], mirrored_by_luck_of_its_own),
     "03.4, every second one": (nb03.EXERCISES[4], mirrored_in_turn()),
     "03.4, only its scale is random": (nb03.EXERCISES[4], turned_alike_and_scaled),
@@ -250,3 +339,51 @@ def test_a_right_answer_of_any_form_is_right_on_all_inputs(name):
 def test_a_plausible_wrong_answer_is_never_right(name):
     exercise, answer = WRONG_ONES[name]
     assert RIGHT not in said(answer, exercise)
+
+
+SENTENCES = {
+    "00.3, a pair": (nb00.EXERCISES[3], ("F0001", "fear"), "a triple such as"),
+    "01.1, forbidden": (nb01.EXERCISES[1], np.linalg.inv, "try it without."),
+    "01.1, wrong": (nb01.EXERCISES[1], lambda pose: way_back(pose, np.array), "Hint: solve"),
+    "02.5, one level": (nb02.EXERCISES[5], sizes(second=None), "2 levels are wanted, not 1."),
+    "02.5, a short feature": (nb02.EXERCISES[5], sizes(feature=64), "its 256 numbers."),
+    "02.5, overlooked": (nb02.EXERCISES[5], sizes((64, 0.02, 4, (8, 8))), "512 points."),
+    "02.5, too much": (
+        nb02.EXERCISES[5],
+        sizes((256, 0.3, 64, (64, 128)), (32, 1.0, 128, (64, 128))),
+        "Hint: where is most",
+    ),
+    "04.2, wrong sign": (nb04.EXERCISES[2], anchors_pull(-2), "Hint: write both squares out."),
+    "04.2, 2 missing": (nb04.EXERCISES[2], anchors_pull(1), "Hint: write both squares out."),
+    "04.2, free ones pull": (nb04.EXERCISES[2], anchors_pull(floor=1), "that costs nothing?"),
+    "05.1, no stream sorted": (
+        nb05.EXERCISES[1],
+        lambda *a: crossed(*a, sort=lambda face: face),
+        "has to be sorted.",
+    ),
+    "05.1, one stream sorted": (nb05.EXERCISES[1], one_sorted, "has to be sorted."),
+    "05.1, one stream": (nb05.EXERCISES[1], one_stream, "is too small."),
+    "05.1, mean of both": (nb05.EXERCISES[1], lambda *a: crossed(*a) / 2, "is too small."),
+    "08.3, loses": (
+        nb08.EXERCISES[3],
+        1.5,
+        "the sphere is too small, and points that are seen end",
+    ),
+    "08.3, keeps": (nb08.EXERCISES[3], 4, "a smaller sphere hides more."),
+    "10.1, one of two": (
+        nb10.EXERCISES[1],
+        hardest(first_only=True),
+        "2 expressions share the lowest recall, and you name 1.",
+    ),
+    "10.3, a number": (nb10.EXERCISES[3], 30, 'a pair such as ("folds", 10) is wanted, not 30.'),
+}
+"""An exercise, a wrong answer, and what a sentence about it has to say."""
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_the_sentence_about_a_wrong_answer_fits_it(name):
+    exercise, answer, expected = SENTENCES[name]
+    sentence = verdict(answer, exercise)
+    assert expected in sentence
+    if "Hint:" not in expected:  # no hint that belongs to another error
+        assert "Hint:" not in sentence or sentence.index("Hint:") < sentence.index(expected)

@@ -20,6 +20,8 @@ def _clouds() -> list[tuple]:
 def _jaw(answer) -> str | None:
     if isinstance(answer, ScanKey):
         answer = (answer.subject, answer.expression, answer.intensity)
+    if isinstance(answer, str) or np.shape(answer) != (3,):
+        return f'a triple such as ("F0001", "sadness", 2) is wanted, not {answer!r}.'
     key = ScanKey(*answer)
     database = Anny3DFE(subjects=12)
     if key not in database.keys():

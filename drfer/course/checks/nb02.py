@@ -18,6 +18,8 @@ MILLIMETRES = 120
 """In one frame unit."""
 POINTS = 512
 """Of the cloud on which exercise 5 is checked."""
+LEVELS = 2
+"""Of the course's encoder, which exercise 5 keeps."""
 SEEN = 95.0
 """Percent of the points that each level has to see there."""
 SHARE = 0.5
@@ -115,6 +117,8 @@ def _judge_cheap(sizes) -> str | None:
         return "`EncoderSizes` are wanted."
     if sizes.global_widths[-1] != ENCODER.global_widths[-1]:
         return f"the feature has to keep its {ENCODER.global_widths[-1]} numbers."
+    if len(sizes.levels) != LEVELS:
+        return f"{LEVELS} levels are wanted, not {len(sizes.levels)}."
     points = _face()
     for number, level in enumerate(sizes.levels, start=1):
         centroids = points[:, : level.centroids]
@@ -124,7 +128,10 @@ def _judge_cheap(sizes) -> str | None:
         points = centroids
     share = _work(sizes) / _work(ENCODER)
     if share > SHARE:
-        return f"it does {100 * share:.0f} % of the work."
+        return (
+            f"it does {100 * share:.0f} % of the work. Hint: where is most of the work? Print it "
+            "level by level."
+        )
     return None
 
 
@@ -140,5 +147,5 @@ EXERCISES = {
     ),
     3: Exercise(judge=_judge_few, hint="who holds the maximum of each number?"),
     4: Exercise(judge=_judge_two_scales, hint="two levels over the same points, side by side."),
-    5: Exercise(judge=_judge_cheap, hint="where is most of the work? Print it level by level."),
+    5: Exercise(judge=_judge_cheap),
 }

@@ -34,7 +34,8 @@ def _logits() -> list[tuple]:
         if scans == 2:  # far apart from each other, and both too large for exp
             logits += [[1000.0], [3000.0]]
         tries.append((logits, rng.integers(0, classes, scans)))
-    return tries
+    # a right class whose softmax is rounded to 0
+    return [*tries, (np.array([[1000.0, -1000.0, 0.0], [0.0, 1.0, 2.0]]), np.array([1, 2]))]
 
 
 def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> Tensor:

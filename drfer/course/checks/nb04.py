@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drfer.course.checks import NOT_DONE, Exercise
+from drfer.course.checks import NOT_DONE, Exercise, difference
 from drfer.training.losses import MARGIN, triplet_loss
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -38,6 +38,22 @@ def _triplets() -> list[tuple]:
     one, other = one / one.norm(), other / other.norm()
     squared = [(1.0, 0.3), (0.2, 1.4), (0.5, 0.65), (1.0, 1.5)]  # to the positive, to the negative
     return [(anchor, anchor + p**0.5 * one, anchor + n**0.5 * other) for p, n in squared]
+
+
+def _pull(function) -> str | None:
+    if not callable(function):
+        return "a function is wanted."
+    for triplet in _triplets():
+        given = function(*(each.clone() for each in triplet))
+        if given is None:
+            return NOT_DONE
+        right = _anchors_gradient(*triplet)
+        off = difference(given, right)
+        if off and not right.any():
+            return f"{off} Hint: what is the gradient of a triplet that costs nothing?"
+        if off:
+            return f"{off} This triplet costs something. Hint: write both squares out."
+    return None
 
 
 def _free_of_cost(features) -> str | None:
@@ -91,11 +107,7 @@ EXERCISES = {
         on=_weighted_clouds,
         hint="only the direction from the target to the face has weights.",
     ),
-    2: Exercise(
-        right=_anchors_gradient,
-        on=_triplets,
-        hint="what is the gradient of a triplet that costs nothing?",
-    ),
+    2: Exercise(judge=_pull),
     3: Exercise(
         judge=_free_of_cost, hint="only the direction of a feature counts, not its length."
     ),

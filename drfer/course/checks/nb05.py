@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,11 +26,27 @@ VERTICES = 4096
 WILD = 300.0
 """By how much more the drawings of exercise 1 depend on their input than those of a fresh model."""
 
+SAME = 2e-3
+"""How far two values of (9) may be apart, as a share, and count as the same."""
+
 
 def _cross_over(model: DrFER, clouds: Tensor, mean_neutral: Tensor) -> Tensor:
     out = model.disentangle(clouds, fuse=False)
     crossed = out.identity_of_expression_face, out.expression_of_identity_face
     return cross_over_loss(*crossed, mean_neutral.expand_as(clouds))
+
+
+def _is_unsorted(given: float, model: DrFER, clouds: Tensor, mean_neutral: Tensor) -> bool:
+    """Whether a value is what comes out if one of the drawn faces is not sorted, or neither."""
+    mean = mean_neutral.expand_as(clouds)
+    with torch.no_grad():
+        drawn = model.expression(clouds), model.identity(clouds)
+        crossed = [
+            (second(face), second(reorder(face)))
+            for face, second in zip(drawn, (model.identity, model.expression))
+        ]
+        *wrong, _ = (cross_over_loss(*faces, mean).item() for faces in product(*crossed))
+    return any(abs(given / each - 1) < SAME for each in wrong)
 
 
 def _small_models() -> list[tuple]:
@@ -57,8 +75,11 @@ def _differentiable_cross_over(function) -> str | None:
         if not isinstance(given, Tensor) or given.dim() != 0:
             return "the answer has to be a tensor of one number."
         right = _cross_over(model, clouds, mean).item()
-        if not abs(given.item() / right - 1) < 2e-3:
-            return f"{given.item():g} is too {'large' if given.item() > right else 'small'}."
+        if not abs(given.item() / right - 1) < SAME:
+            off = f"{given.item():g} is too {'large' if given.item() > right else 'small'}."
+            if _is_unsorted(given.item(), model, clouds, mean):
+                off += " Hint: what a branch drew has to be sorted."
+            return off
         if not given.requires_grad:
             return "no gradient can flow back from it."
         [of_clouds] = torch.autograd.grad(given, [clouds], allow_unused=True)
@@ -70,7 +91,8 @@ def _differentiable_cross_over(function) -> str | None:
 def _vectors() -> list[tuple]:
     generator = torch.Generator().manual_seed(52)
     a, b = torch.randn(2, 1000, generator=generator)
-    return [(a, b), (a, 3 * a + b), (0.01 * a, -a + 0.2 * b)]
+    nothing = torch.zeros_like(a)
+    return [(a, b), (a, 3 * a + b), (0.01 * a, -a + 0.2 * b), (nothing, b), (nothing, nothing)]
 
 
 def mean_moves(faces: FaceSet, subjects: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -146,12 +168,12 @@ def _distance(points: np.ndarray, goal) -> float:
 
 
 EXERCISES = {
-    1: Exercise(judge=_differentiable_cross_over, hint="what a branch drew has to be sorted."),
+    1: Exercise(judge=_differentiable_cross_over),
     2: Exercise(
         right=lambda a, b: cosine_similarity(a, b, dim=0),
         on=_vectors,
         tolerance=1e-3,
-        hint="divide by both lengths.",
+        hint="divide by both lengths; with a vector of length 0 the cosine is to be 0.",
     ),
     3: Exercise(judge=_beats_doing_nothing, hint="keep B's scan, and move its points."),
 }

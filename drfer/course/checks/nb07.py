@@ -80,7 +80,7 @@ def _standard_as_a_whole(answer) -> str | None:
 EXERCISES = {
     1: Exercise(
         lambda gain, disagree: (1.96 / gain) ** 2 * (disagree - gain**2),
-        on=lambda: [(0.02, 0.15), (0.0139, 0.08), (0.05, 0.3)],
+        on=lambda: [(0.02, 0.15), (0.0139, 0.08), (0.05, 0.3), (0.2, 0.3)],
         tolerance=0.01,
         hint="1.96 standard errors are the gain; solve for the number of scans.",
     ),

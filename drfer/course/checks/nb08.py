@@ -14,11 +14,11 @@ from drfer.preprocessing import template
 
 CAMERA = np.array([0.0, 0.0, 600.0])
 SPARSE = 500
-"""Points of the sparse face of exercise 2."""
+"""Points of the sparse face of exercise 3."""
 AGREE = 92.0
 """Percent of them that have to be as on the dense face."""
 NEAR = 6.0
-"""mm within which a completed face of exercise 3 has to lie."""
+"""mm within which a completed face of exercise 4 has to lie."""
 
 
 def _roll(degrees: float) -> np.ndarray:
@@ -52,8 +52,13 @@ def _judge_exponent(exponent) -> str | None:
         )
         agree = 100 * (seen == truly_seen).mean()
         if agree < AGREE:
-            less = "keeps too many points" if seen.mean() > truly_seen.mean() else "loses too many"
-            return f"it {less}: {agree:.0f} % of them are as on the dense face."
+            as_dense = f"{agree:.0f} % of them are as on the dense face."
+            if seen.mean() > truly_seen.mean():
+                return f"it keeps too many points: {as_dense} Hint: a smaller sphere hides more."
+            return (
+                f"it loses too many points: {as_dense} Hint: the sphere is too small, and points "
+                "that are seen end inside the hull."
+            )
     return None
 
 
@@ -99,6 +104,6 @@ EXERCISES = {
         on=lambda: [(600.0, 100.0), (250.0, 100.0), (1e6, 80.0)],
         hint="the last rays that hit the ball touch it",
     ),
-    3: Exercise(judge=_judge_exponent, hint="a sparser cloud wants a smaller sphere"),
+    3: Exercise(judge=_judge_exponent),
     4: Exercise(judge=_judge_completed, hint="a face is nearly its own mirror image in x"),
 }

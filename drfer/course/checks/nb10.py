@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from drfer.course.checks import NOT_DONE, Exercise
+from drfer.course.checks import NOT_DONE, Exercise, difference
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.statistics import accuracy, corrected_interval
 
@@ -34,6 +34,23 @@ def _counts() -> list[tuple]:
 def _hardest(counts: np.ndarray) -> list[str]:
     recall = counts.diagonal() / counts.sum(axis=1)
     return [EXPRESSIONS[i] for i in np.flatnonzero(recall == recall.min())]
+
+
+def _names_hardest(answer) -> str | None:
+    if not callable(answer):
+        return "a function is wanted."
+    for (counts,) in _counts():
+        right, given = _hardest(counts), answer(counts.copy())
+        if given is None:
+            return NOT_DONE
+        if isinstance(given, str) or np.ndim(given) != 1:
+            return f"a list of names is wanted, not {given!r}."
+        if len(given) != len(right):
+            have = "one expression has" if len(right) == 1 else f"{len(right)} expressions share"
+            return f"{have} the lowest recall, and you name {len(given)}."
+        if off := difference(given, right):
+            return f"{off} Hint: the diagonal over the sum of its row."
+    return None
 
 
 def _pairs_of_rows() -> list[tuple]:
@@ -62,6 +79,8 @@ def _difference(ours: list[dict], theirs: list[dict], overlap: float) -> tuple[f
 
 
 def _plan(answer) -> str | None:
+    if isinstance(answer, str) or np.shape(answer) != (2,):
+        return f'a pair such as ("folds", 10) is wanted, not {answer!r}.'
     kind, count = answer
     if kind not in COSTS:
         return f'"folds" or "draws" are wanted, not {kind!r}.'
@@ -119,7 +138,7 @@ def _said_by_bars(axis: Axes, recall: dict[str, float]) -> str | None:
 
 
 EXERCISES = {
-    1: Exercise(right=_hardest, on=_counts, hint="the diagonal over the sum of its row."),
+    1: Exercise(judge=_names_hardest),
     2: Exercise(
         right=_difference,
         on=_pairs_of_rows,
