@@ -1,4 +1,4 @@
-"""Keeps the classes that a student writes, from one notebook to the next.
+"""Keeps the classes of a student's notebooks, from one notebook to the next.
 
 `keep("Encoder")` at the end of a notebook puts the cell that defines `Encoder` into a file;
 `mine("Encoder")` in a later one gives the class back, or the kit's own if there is none.
