@@ -364,6 +364,21 @@ def test_the_examination_before_any_change_says_what_is_to_be_run_first(capsys):
     assert "MY_START" in said and "section 8" in said and said.count("\n") == 1
 
 
+def test_the_examination_leaves_the_development_people_to_the_leaderboard():
+    notebook = nbformat.read(str(NOTEBOOKS[11]), as_version=4)
+    [one] = [c for c in code_cells(notebook) if c.source.startswith("EXAMINATION = None")]
+    kept = {"people", "development", "expression", "subject", "frame", "my_branch", "my_change"}
+    assert not kept & stored(one)
+    before = code_cells(notebook)[: code_cells(notebook).index(one)]
+    assert kept <= set().union(*map(stored, before))  # the names are still those of the notebook
+
+
+def stored(cell):
+    """Names to which a cell gives a value."""
+    names = (node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name))
+    return {node.id for node in names if isinstance(node.ctx, ast.Store)}
+
+
 def test_notebooks_are_valid_and_their_links_lead_somewhere():
     for path in NOTEBOOKS:
         nbformat.validate(json.loads(path.read_text()))
