@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import licensed
 import numpy as np
+import trimesh
 
 from drfer.datasets.bosphorus import Bosphorus
 from drfer.datasets.bu3dfe import BU3DFE
 from drfer.datasets.check import check
 from drfer.datasets.scan import ScanKey
+from drfer.datasets.scans import Scans
 
 KEY = ScanKey("F0001", "fear", 4)
 PROTOCOL = SimpleNamespace(subjects=12, folds=4)
@@ -108,3 +110,21 @@ def test_a_damaged_nose_tip_is_mentioned(bosphorus, tmp_path, capsys):
     check(Bosphorus(tmp_path), PROTOCOL, None)
     said = capsys.readouterr().out
     assert "unreadable" not in said and "1 read with a remark" in said and str(landmarks) in said
+
+
+def test_a_class_that_few_have_is_named_for_its_spelling(database, tmp_path, capsys):
+    scan = database.load(KEY)
+    rows = ["file,subject,expression"]
+    for subject in "abc":
+        for label in ("smile", "frwon" if subject == "b" else "frown"):
+            name = f"{subject}-{label}.ply"
+            trimesh.Trimesh(scan.points, scan.triangles, process=False).export(tmp_path / name)
+            rows.append(f"{name},{subject},{label}")
+    (tmp_path / "scans.csv").write_text("\n".join(rows))
+    assert not check(Scans(tmp_path), PROTOCOL, sheet=None)
+    said = capsys.readouterr().out
+    assert "is their name misspelt?:\n  frwon: 1 of 3\n" in said
+    assert "missing:\n  a frwon 1\n" in said
+    (tmp_path / "scans.csv").unlink()
+    check(Scans(tmp_path), PROTOCOL, sheet=None)
+    assert "misspelt" not in capsys.readouterr().out
