@@ -28,7 +28,7 @@ test: $(VENV)/ready-lab $(VENV)/ready-cluster
 lab: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/jupyter lab notebooks
 
-# for teachers: copies without solutions and printed answers, but with pictures, in the folder `student`;
+# for teachers: copies without solutions, printed answers and what is to be predicted, in the folder `student`;
 # with BUILD=yes the classes of the network are for the student to write
 student: $(VENV)/ready-lab
 	$(BIN)/python -m nbconvert --to notebook --output-dir student --log-level WARN \

@@ -11,6 +11,7 @@ from drfer.common.errors import DrferError, check_known
 
 if TYPE_CHECKING:  # they take seconds to import, and `drfer --help` needs none
     from drfer.evaluation.evaluation import Evaluation
+    from drfer.evaluation.plan import Request
     from drfer.evaluation.presets import Preset
     from drfer.evaluation.protocol import Draws, Protocol
 
@@ -74,6 +75,8 @@ class Selection:
             preset = self._started(preset)
         repeats = self.repeats if self.draws is None else self.draws
         request = Request.of_names(preset, self.rows, self.measures, self.folds, repeats, self.seed)
+        if self.start is not None:
+            self._check_sizes(request)
         if self.draws is not None:
             return Evaluation.open(request, None, self.out, to_run)
         root = self.root and self.root.absolute()  # workers may stand in another folder
@@ -96,6 +99,15 @@ class Selection:
                 "dataset"
             )
         return replace(preset, name=f"{preset.name}-from-{self.start}", start=self.start)
+
+    def _check_sizes(self, request: Request) -> None:
+        from drfer.evaluation.rows import ROWS
+        from drfer.models import shipped
+
+        changing = [row for row in request.rows if ROWS[row].sizes]
+        if request.preset.sizes != shipped.sizes() or changing:
+            other = f"leave {', '.join(changing)} away" if changing else "say --preset classroom"
+            raise DrferError(f"the trained model that comes with the kit has other sizes: {other}")
 
     def _protocol(self, preset: Preset) -> Protocol | Draws:
         """Return the preset's folds or its draws, with what is changed of them.

@@ -64,6 +64,11 @@ def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
         (["reproduce", "--start", "shipped"], "has met everyone of these open faces"),
         (["reproduce", "--start", "mine", "--dataset", "scans"], "no start 'mine'"),
         (["crossval", "--draws", "2", "--train-share", "0.5"], "has no folds"),
+        (["crossval", "--draws", "1", "--start", "shipped", "--preset", "paper"], "say --preset"),
+        (
+            ["crossval", "--draws", "1", "--start", "shipped", "--rows", "w/o skip"],
+            "leave w/o skip",
+        ),
         (["faces", "--subjects", "12", "--seed", "-1"], "-1 is no seed"),
         (["faces", "--subjects", "0"], "1 to 100 subjects, not 0"),
         (["faces", "--subjects", "12", "--sheet", "faces.xyz"], "ends in .png"),

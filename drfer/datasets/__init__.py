@@ -15,8 +15,9 @@ NAMES = ("anny3dfe", "bu3dfe", "bosphorus", "scans")
 class Dataset(Protocol):
     """What preprocessing and the experiments ask of a dataset: four attributes and two methods.
 
-    A dataset may have two attributes more (see `classes_of` and `has_neutral`). Any object that has them is a dataset; it need not inherit from this class. It must be small,
-    and picklable: it is sent to worker processes, which load the scans themselves.
+    Any object that has them is a dataset; it need not inherit from this class. It must be small,
+    and picklable: it is sent to worker processes, which load the scans themselves. It may have two
+    attributes more: `expressions` (see `classes_of`; "neutral" is none) and `has_neutral`.
     """
 
     @property

@@ -102,7 +102,7 @@ def _report_counts(dataset: ScanFolder, readable: set[ScanKey]) -> None:
     if dataset.name not in EXPECTED:
         people = {
             name: len({key.subject for key in readable if key.expression == name})
-            for name in dataset.expressions
+            for name in (*dataset.expressions, NEUTRAL)
         }
         rare = {name: n for name, n in people.items() if 0 < n < len(subjects) / 2}
         lines = [f"{name}: {n} of {len(subjects)}" for name, n in rare.items()]

@@ -56,11 +56,11 @@ class Scans(ScanFolder):
         self.up = up
         table = Path(root) / TABLE
         self.labels = read_table(table) if table.exists() else None
+        super().__init__(root)
         if self.labels:
-            shown = {key.expression for key in self.labels.values()}
+            shown = {key.expression for key in self.files}
             self.has_neutral = NEUTRAL in shown
             self.expressions = tuple(sorted(shown - {NEUTRAL})) or EXPRESSIONS
-        super().__init__(root)
 
     def key_of(self, path: Path) -> ScanKey | None:
         """Return which scan a file is, after the table or, without one, by its name."""
@@ -84,7 +84,7 @@ def read_table(path: Path) -> dict[str, ScanKey]:
 
     Commas, semicolons or tabs part the columns; capitals and spaces around names do not matter, nor
     whether paths have slashes or backslashes. Expressions may have any names; the six basic ones
-    and "neutral" are known by their adjectives too.
+    are known by their adjectives too.
 
     Raises:
         DrferError: a column or a cell is missing, an expression's name is too long, or a file

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drfer.datasets.scan import EXPRESSIONS, NEUTRAL, ScanKey
+from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.evaluation.leakage import leakage, own_neutral, zero_points
 from drfer.evaluation.surface_distance import (
     Region,
@@ -221,7 +221,7 @@ def _regions(faces: FaceSet, data: FoldData) -> dict[str, Region]:
     """For each expression, and neutral, the region that the training scans of it share."""
     return {
         expression: Region(faces.missing[_training_scans(faces, data, expression)])
-        for expression in (NEUTRAL, *EXPRESSIONS)
+        for expression in (NEUTRAL, *faces.expressions)
     }
 
 
@@ -232,7 +232,8 @@ def _training_scans(faces: FaceSet, data: FoldData, expression: str) -> np.ndarr
             scan
             for scan, key in enumerate(faces.keys)
             if key.subject in subjects and key.expression == expression
-        ]
+        ],
+        dtype=int,
     )
 
 

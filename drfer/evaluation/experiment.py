@@ -19,7 +19,8 @@ from torch import Tensor
 
 from drfer.common.errors import DrferError
 from drfer.common.parallel import progress
-from drfer.datasets import has_neutral
+from drfer.datasets import classes_of, has_neutral
+from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.draws import DrawFaces, clouds_to_test, origin_of
 from drfer.evaluation.linear import CLASSIFIERS, LinearClassifier
 from drfer.evaluation.measures import MEASURES, Measure
@@ -305,7 +306,8 @@ class Experiment:
     def _assemble(self, stages: tuple[str, ...], sizes: ModelSizes) -> DrFER:
         model = self._fresh_model(sizes)
         if self.run.preset.start:
-            shipped.give_weights(model)
+            same = tuple(self.faces.expressions) == EXPRESSIONS and not self.run.data.neutral_class
+            shipped.give_weights(model, same)
         for stage in stages:
             weights = self._weights(stage)
             load_weights(model, STAGES[stage], weights, self.store.root / self.name(stage))
@@ -338,8 +340,10 @@ def prepare_faces(dataset, preset: Preset) -> FaceSet:
     """Return the scans of a dataset that a preset's protocol uses, preprocessed or from the cache.
 
     Raises:
-        DrferError: the dataset has too few subjects for the protocol.
+        DrferError: the dataset has too few subjects for the protocol, or fewer than two classes.
     """
+    if len(classes_of(dataset)) < 2:
+        raise DrferError(f"{dataset.name} has one class alone: there is nothing to tell apart")
     protocol = replace(preset.protocol, intensities=dataset.intensities)
     subjects = dataset.subjects if protocol.redraw else drawn_subjects(dataset.subjects, protocol)
     faces = preprocess(dataset, protocol_keys(subjects, protocol, dataset))

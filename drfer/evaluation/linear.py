@@ -55,6 +55,8 @@ class LinearClassifier:
     """alpha of the ridge regression."""
     needs_truth: bool = False
     """Whether only faces of a generator have what it sees."""
+    needs_neutral: bool = False
+    """Whether it needs neutral scans."""
     version: int = 1
     """Is raised when its answers may come out differently."""
 
@@ -138,7 +140,12 @@ def _filled(values: np.ndarray, there: np.ndarray, train: np.ndarray) -> np.ndar
 
 _ALL = (
     LinearClassifier("linear-vertices", "ridge on vertices", registered_vertices),
-    LinearClassifier("linear-difference", "ridge on vertices less neutral", less_own_neutral),
+    LinearClassifier(
+        "linear-difference",
+        "ridge on vertices less neutral",
+        less_own_neutral,
+        needs_neutral=True,
+    ),
     LinearClassifier(
         "linear-activations", "ridge on true activations", true_activations, needs_truth=True
     ),

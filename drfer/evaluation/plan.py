@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from drfer.common.errors import DrferError, check_known
+from drfer.datasets import has_neutral
 from drfer.evaluation.draws import DrawFaces, faces_of
 from drfer.evaluation.experiment import Experiment, parents_of
 from drfer.evaluation.linear import CLASSIFIERS
@@ -161,19 +162,18 @@ def plan(request: Request, faces: FaceSet | DrawFaces, store: Store) -> dict[str
 
 
 def without_truth(request: Request, dataset) -> Request:
-    """Return a request without the rows that need a truth that a dataset does not have; say so."""
-    if hasattr(dataset, "truth"):
-        return request
-    known = [row for row in request.rows if not _needs_truth(row)]
+    """Return a request without the rows that need what a dataset does not have; say so."""
+    left = []
     for row in request.rows:
-        if row not in known:
+        linear = CLASSIFIERS.get(ROWS[row].stage)
+        on_neutral = "neutral_class" in ROWS[row].data or (linear and linear.needs_neutral)
+        if linear and linear.needs_truth and not hasattr(dataset, "truth"):
             print(f"{row} is left out: nobody knows the truth of {dataset.name}")
-    return replace(request, rows=tuple(known))
-
-
-def _needs_truth(row: str) -> bool:
-    linear = CLASSIFIERS.get(ROWS[row].stage)
-    return linear is not None and linear.needs_truth
+        elif on_neutral and not has_neutral(dataset):
+            print(f"{row} is left out: {dataset.name} has no neutral scans")
+        else:
+            left.append(row)
+    return replace(request, rows=tuple(left))
 
 
 def measured_runs(what: str, run: Run) -> list[Run]:

@@ -6,6 +6,7 @@ Built in notebook 06.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -48,7 +49,7 @@ class Protocol:
     redraw: bool = False
     """Whether each repeat draws its subjects anew, which is the other mode found in the field."""
     train_share: float = 1.0
-    """Of a fold's training subjects, the share that is trained on: the first in shuffled order."""
+    """Of a fold's training subjects, the share that is trained on. A smaller share is a part of a larger one."""
 
     unit: ClassVar[str] = "fold"
     """What is trained and tested once."""
@@ -56,6 +57,8 @@ class Protocol:
 
     def __post_init__(self) -> None:
         """Refuse a share that leaves nobody to tell from others."""
+        if self.train_share == 1:
+            return
         in_a_fold = self.subjects * (self.folds - 1) // self.folds
         if not (self.train_share <= 1 and self.train_share * in_a_fold >= 2):
             raise DrferError(
@@ -66,7 +69,10 @@ class Protocol:
     @property
     def overlap(self) -> float:
         """The share of test to training scans, which says how much training sets overlap."""
-        return 1 / ((self.folds - 1) * self.train_share)
+        if self.train_share == 1:
+            return 1 / (self.folds - 1)
+        in_a_fold = self.subjects - self.subjects / self.folds
+        return self.subjects / self.folds / math.ceil(self.train_share * in_a_fold)
 
     @property
     def suffix(self) -> str:
@@ -77,7 +83,9 @@ class Protocol:
     @property
     def note(self) -> str:
         """What a caption says of it."""
-        return "" if self.train_share == 1 else f", {self.train_share:.0%} of training subjects"
+        return (
+            "" if self.train_share == 1 else f", {100 * self.train_share:g} % of training subjects"
+        )
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,10 @@ class Run:
             return faces.train_subjects, faces.test_subjects
         subjects = drawn_subjects(faces.subjects, protocol, self.repeat)
         parts = folds(subjects, protocol, self.repeat)
-        tested = parts.pop(self.fold)
-        others = [subject for part in parts for subject in part]
-        return sorted(others[: math.ceil(protocol.train_share * len(others))]), tested
+        # each fold begins with the part after its own, so that shares of folds are of other people
+        others = [s for part in parts[self.fold + 1 :] + parts[: self.fold] for s in part]
+        kept = others[: math.ceil(protocol.train_share * len(others))]
+        return sorted(kept), parts[self.fold]
 
     @property
     def place(self) -> str:

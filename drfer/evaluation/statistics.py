@@ -49,7 +49,8 @@ def summarise(
     Args:
         entries: one for each fold of each repeat.
         protocol: says how much the training sets of the folds overlap.
-        classes: how many there are; as many as the largest label says, if not given.
+        classes: how many there are; as many as the largest label says, but six at least, if not
+            given.
     """
     by_fold = accuracy_by_fold(entries)
     values = np.array(list(by_fold.values()))

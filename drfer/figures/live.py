@@ -67,7 +67,12 @@ def live_figure(
         height=470,
         margin={"l": 10, "r": 10, "t": 30, "b": 10},
         showlegend=bool(in_legend),
-        legend={"groupclick": "toggleitem", "itemsizing": "constant", "tracegroupgap": 6},
+        legend={
+            "itemclick": False,
+            "itemdoubleclick": False,
+            "itemsizing": "constant",
+            "tracegroupgap": 6,
+        },
         template="plotly_white",
         coloraxis={"colorscale": colours_of(picture.items(), scale), **colours},
     )

@@ -61,7 +61,7 @@ class Branch(nn.Module):
 
         Args:
             sizes: widths of all layers.
-            classes: what the classifier tells apart: six expressions, or the training subjects.
+            classes: what the classifier tells apart: expressions, or the training subjects.
             gaussian: whether the feature is drawn from a Gaussian, for the KL and JS ablations.
         """
         super().__init__()

@@ -48,7 +48,7 @@ class DrFER(nn.Module):
     The cross-over adds no module: it sends each branch's decoded face through the other branch.
 
     Attributes:
-        expression: Phi_exp, whose classifier tells the six expressions apart.
+        expression: Phi_exp, whose classifier tells the expressions apart.
         identity: Phi_id, whose classifier tells the training subjects apart.
         fusion: Upsilon.
     """

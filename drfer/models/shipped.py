@@ -58,23 +58,29 @@ def load_model(path: Path | None = None) -> tuple[DrFER, dict]:
     return model.to(device()).eval(), card
 
 
-def give_weights(model: DrFER) -> None:
+def sizes() -> ModelSizes:
+    """Return the sizes of the kit's own model."""
+    return _sizes(_read(PATH)[0]["sizes"])
+
+
+def give_weights(model: DrFER, same_classes: bool = True) -> None:
     """Give a model the trained weights of the kit's own file, to go on from them.
 
-    The identity classifier, and the last layer of the expression classifier if that tells other
-    classes apart, keep their own weights.
+    Args:
+        model: of the same sizes; changed in place. Its identity classifier keeps its weights.
+        same_classes: whether it tells the six basic expressions apart; with other classes the last
+            layer of its expression classifier keeps its weights too.
 
     Raises:
-        DrferError: the model has other sizes.
+        DrferError: the model has other sizes, or the file is damaged.
     """
     trained, own = load_model()[0].state_dict(), model.state_dict()
-    fitting = {name: t for name, t in trained.items() if name in own and t.shape == own[name].shape}
-    if any(not name.startswith("expression.classifier.") for name in trained.keys() - fitting):
-        raise DrferError(
-            "the trained model that comes with the kit has other sizes: with --start shipped say "
-            "--preset classroom, and no row that changes the model"
-        )
-    model.load_state_dict(own | fitting)
+    if not same_classes:
+        last = f"expression.classifier.{len(model.expression.classifier) - 1}."
+        trained = {name: weight for name, weight in trained.items() if not name.startswith(last)}
+    if any(own[name].shape != weight.shape for name, weight in trained.items() if name in own):
+        raise DrferError("the trained model that comes with the kit has other sizes")
+    model.load_state_dict(own | {name: trained[name] for name in trained.keys() & own.keys()})
 
 
 @cache

@@ -157,6 +157,9 @@ def stand_out(unlike: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     Args:
         unlike: which registered less well than any good open face, shape (n,).
         residuals: of the registrations, mm, shape (n,).
+
+    Returns:
+        Truth values, shape (n,).
     """
     if len(unlike) < FEWEST or unlike.mean() <= ANOTHER_KIND:
         return unlike
@@ -171,7 +174,8 @@ def _warn(dataset: Dataset, keys: list[ScanKey], unlike: np.ndarray, doubtful: n
     if (unlike & ~doubtful).any():
         print(
             f"{unlike.sum()} of {len(keys)} scans of {dataset.name} register less well than any good "
-            "open face: they are faces of another kind. "
+            "open face: they are faces of another kind, or not upright and in millimetres (the "
+            "picture of `drfer check` shows it). "
             + (f"{len(named)} stand out among them: {shown}. Look at those." if named else "")
         )
     elif named:
@@ -188,6 +192,12 @@ def with_mean_neutrals(faces: FaceSet) -> FaceSet:
 
     Args:
         faces: scans, none of which is neutral.
+
+    Returns:
+        The same scans, and after them a neutral one for each subject.
+
+    Raises:
+        DrferError: a subject's scans have too little in common.
     """
     made = [_mean_neutral(faces, subject) for subject in faces.subjects]
     clouds, vertices, missing, residuals = (np.stack(arrays) for arrays in zip(*made))
@@ -200,20 +210,25 @@ def with_mean_neutrals(faces: FaceSet) -> FaceSet:
         residuals=np.concatenate([faces.residuals, residuals]),
         doubtful=np.concatenate([faces.doubtful, np.zeros(count, dtype=bool)]),
         poses=np.concatenate([faces.poses, np.tile(np.eye(4), (count, 1, 1))]),
-        hash=digest_of([faces.hash, "mean neutrals"]),
+        hash=digest_of([faces.hash, "mean neutrals 1"]),
         settings=faces.settings,
         dataset=faces.dataset,
     )
 
 
 def _mean_neutral(faces: FaceSet, subject: str) -> tuple[np.ndarray, ...]:
-    """Return cloud, vertices, missing and residual of a subject's mean."""
+    """Return a mean's cloud (p, 3), vertices (v, 3), missing (v,) and residual."""
     of_subject = np.array([key.subject == subject for key in faces.keys])
     seen = ~faces.missing[of_subject]
     vertices = (faces.vertices[of_subject] * seen[..., None]).sum(axis=0)
     vertices = (vertices / np.maximum(seen.sum(axis=0), 1)[:, None]).astype(np.float32)
     missing = seen.mean(axis=0) < 0.5
     present = vertices[~missing]
+    if len(present) < faces.clouds.shape[1]:
+        raise DrferError(
+            f"the scans of {subject} have too little in common for a mean face: {len(present)} "
+            f"vertices, where {faces.clouds.shape[1]} are needed"
+        )
     cloud = present[farthest_point_order(present, faces.clouds.shape[1])]
     return cloud, vertices, missing, faces.residuals[of_subject].mean()
 

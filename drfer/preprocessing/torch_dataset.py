@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from drfer.common.errors import DrferError
-from drfer.datasets import open_dataset
+from drfer.datasets import has_neutral, open_dataset
 from drfer.datasets.scan import NEUTRAL
 from drfer.preprocessing.faceset import FaceSet, preprocess
 
@@ -37,10 +37,11 @@ class FaceDataset(TorchDataset):
         faces: the preprocessed scans.
         subjects: whose scans to keep; everybody's if None.
         points: how many of each cloud's points an item has.
-        neutral: whether to keep neutral scans, as a seventh class.
+        neutral: whether to keep neutral scans, as a class after the others.
 
     Raises:
-        DrferError: a subject is unknown, the clouds have fewer points, or no scan is kept.
+        DrferError: a subject is unknown, the clouds have fewer points, no scan is kept, or neutral
+            ones are wanted where there are none.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class FaceDataset(TorchDataset):
             raise DrferError(
                 f"there is no subject {unknown[0]!r}; there are {', '.join(faces.subjects)}"
             )
+        if neutral and not has_neutral(faces.dataset):
+            raise DrferError("there are no neutral scans: leave neutral=True away")
         self.faces, self.points, self.neutral = faces, points, neutral
         self.subjects: list[str] = faces.subjects
         """Names of all subjects of the faces, also of those that are not kept."""
@@ -91,7 +94,7 @@ class FaceDataset(TorchDataset):
             subjects: how many subjects of the open faces to make, at most 100.
             root: the folder of any other dataset.
             points: how many of each cloud's points an item has.
-            neutral: whether to keep neutral scans, as a seventh class.
+            neutral: whether to keep neutral scans, as a class after the others.
             up: the axis that points up in scans of your own.
 
         Raises:

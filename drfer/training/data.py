@@ -45,7 +45,7 @@ class DataSettings:
     """Share of the training scans whose expression is carried to another training subject, anew in
     each epoch."""
     neutral_class: bool = False
-    """Whether neutral scans are a seventh class of the training; they are never tested."""
+    """Whether neutral scans are a class of the training, after the others; they are never tested."""
     scaled_constants: bool = False
     """Whether the class mean and the mean neutral face are scaled with the scan, which was a fault
     of this kit's first version."""
@@ -268,7 +268,11 @@ def drop_points(clouds: Tensor, largest_share: float, generator: torch.Generator
 
 
 def labels_of(faces: FaceSet) -> np.ndarray:
-    """Return the label of each scan's expression, shape (n,), -1 of neutral ones."""
+    """Return the label of each scan's expression, shape (n,), -1 of neutral ones.
+
+    Raises:
+        KeyError: a scan has none of the faces' classes.
+    """
     label_of = {NEUTRAL: -1} | {name: label for label, name in enumerate(faces.expressions)}
     return np.array([label_of[key.expression] for key in faces.keys])
 

@@ -276,8 +276,9 @@ def test_a_builders_copy_leaves_the_classes_to_the_student(checkout):
                 for method in of_class.body:
                     if isinstance(method, ast.FunctionDef) and method.name != "__init__":
                         [line] = method.body
-                        assert ast.unparse(line) == "raise NotImplementedError"
-                        emptied += 1
+                        of_exercise = ast.unparse(line) == "return None"
+                        assert of_exercise or ast.unparse(line) == "raise NotImplementedError"
+                        emptied += not of_exercise
     assert emptied > 10
 
 

@@ -60,9 +60,21 @@ def test_twelve_labels_of_ones_own_without_neutral_scans(database, tmp_path, mon
     [entry] = result.tests("stage i + ii + iii")
     assert set(entry["truth"]) == set(range(12))
     assert summarise([entry], result.protocol).confusion.shape == (12, 12)
-    drfer("crossval", *own, "--folds", 0, "--rows", "bounds", "--measures", "features")
+    drfer(
+        "crossval",
+        *own,
+        "--folds",
+        0,
+        "--rows",
+        "bounds",
+        "--measures",
+        "features",
+        "disentanglement",
+    )
     result = load_result(tmp_path / "out" / "scans-smoke")
-    assert result.tests("linear: less own neutral") and result.select("features")
+    assert result.tests("linear: vertices") and result.select("features")
+    assert not result.tests("linear: less own neutral"), "nobody has a neutral scan"
+    assert result.select("disentanglement")
     drawn = {path.name for path in (tmp_path / "out" / "scans-smoke").iterdir()}
     assert {"table.md", "faces.png", "curves.png", "confusion.png"} <= drawn
     drfer("figures", "--results", tmp_path / "out", "--out", tmp_path / "figures")

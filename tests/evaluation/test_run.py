@@ -15,6 +15,7 @@ from drfer.evaluation.run import LARGEST_SEED, Run
 from drfer.evaluation.store import Store
 from drfer.models.drfer import DrFER
 from drfer.models.shipped import give_weights, load_model
+from drfer.models.shipped import sizes as shipped_sizes
 from drfer.training.data import DataSettings
 from drfer.training.stages import STAGES
 
@@ -186,8 +187,13 @@ def test_a_share_of_the_training_subjects_is_part_of_a_larger_one(faces):
     assert set(parts[0]) < set(parts[1]) < set(parts[2])
     assert all(split(share)[1] == tested and not set(tested) & set(parts[2]) for share in (0.25, 1))
     quarter = replace(PRESETS["smoke"].protocol, train_share=0.25)
-    assert quarter.suffix == "-share25" and quarter.overlap == pytest.approx(3 / 2.25)
-    assert protocol_of(fields_of(quarter)) == quarter and "25%" in quarter.note
+    assert quarter.suffix == "-share25" and quarter.overlap == 1.0, "3 are tested, 3 trained on"
+    assert protocol_of(fields_of(quarter)) == quarter and "25 %" in quarter.note
+    of_folds = [
+        Run(replace(PRESETS["smoke"], protocol=quarter), fold=fold).split(faces)[0]
+        for fold in range(4)
+    ]
+    assert len(set(map(tuple, of_folds))) == 4, "each fold trains on people of its own"
     assert "train_share" not in fields_of(PRESETS["smoke"].protocol)
 
 
@@ -204,11 +210,10 @@ def test_training_can_start_from_the_kits_model(faces, tmp_path):
         assert all(torch.equal(weights[name], trained[name]) for name in trained)
         own = {name for name in weights.keys() - trained.keys() if "num_batches" not in name}
         assert own == {name for name in own if name.startswith("identity.classifier.")} != set()
-    other = started._fresh_model(replace(preset.sizes, classifier_widths=(64, 32)))
-    untrained = {name: weight.clone() for name, weight in other.state_dict().items()}
-    give_weights(other)
-    for name, weight in other.state_dict().items():
-        taken = name in trained and trained[name].shape == untrained[name].shape
-        assert torch.equal(weight, trained[name] if taken else untrained[name])
-    with pytest.raises(DrferError, match="say --preset classroom"):
+    other = DrFER(preset.sizes, subjects=3)
+    last = other.expression.classifier[-1].weight.clone()
+    give_weights(other, same_classes=False)
+    assert torch.equal(other.expression.classifier[-1].weight, last), "six other classes"
+    assert shipped_sizes() == preset.sizes
+    with pytest.raises(DrferError, match="other sizes"):
         give_weights(DrFER(PRESETS["smoke"].sizes, subjects=3))

@@ -49,7 +49,7 @@ def _batches() -> list[tuple]:
 def _loss_and_gradient(loss, features: Tensor, *rest) -> tuple[object, Tensor | None]:
     """What a loss gives, and its gradient at the features, if it has one."""
     features = features.clone().requires_grad_()
-    value = loss(features, *rest)
+    value = loss(features * 1, *rest)  # no leaf, as in a training: it may be changed in place
     if not isinstance(value, Tensor) or value.dim() or not value.requires_grad:
         return value, None
     [gradient] = torch.autograd.grad(value, features, allow_unused=True)

@@ -282,6 +282,9 @@ def make_heads(
     Returns:
         The average head with its face units, and vertices by the subject's name, each of shape
         (v, 3), float32, mm.
+
+    Raises:
+        DrferError: the tables that `anny` computes on its first use cannot be kept.
     """
     heads = HeadGenerator(faces.head)
     neutrals = {}
