@@ -67,6 +67,9 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 class ForStudents(Preprocessor):
     """Makes a student's copy: without solutions, printed answers, and what is to be predicted."""
 
+    to_build = False
+    """Whether classes are emptied but for their layers, whose names the weights know."""
+
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         """Leave the cells that are tagged as solutions out, and of outputs all but pictures.
 
@@ -88,6 +91,8 @@ class ForStudents(Preprocessor):
                 cell.outputs = [] if to_predict else pictures
                 for output in cell.outputs:
                     output.pop("execution_count", None)
+                if self.to_build:
+                    cell.source = _with_empty_classes(cell.source)
             else:
                 to_predict = bool(PREDICT.search(cell.source))
         return nb, resources
@@ -96,21 +101,7 @@ class ForStudents(Preprocessor):
 class ForBuilders(ForStudents):
     """Makes the copy of a student who writes what the layers do: only `__init__` has a body."""
 
-    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        """Do the same, and empty the classes but for their layers, whose names the weights know.
-
-        Args:
-            nb: the notebook, changed in place.
-            resources: what nbconvert knows of the file, handed on as it is.
-
-        Returns:
-            Both, as nbconvert wants it.
-        """
-        nb, resources = super().preprocess(nb, resources)
-        for cell in nb.cells:
-            if cell.cell_type == "code":
-                cell.source = _with_empty_classes(cell.source)
-        return nb, resources
+    to_build = True
 
 
 def _with_empty_classes(source: str) -> str:
