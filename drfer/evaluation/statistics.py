@@ -15,6 +15,9 @@ from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.protocol import Draws, Protocol
 
+RESAMPLES = 4000
+"""Of draws and people, for the interval of `over_people_too`."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -93,6 +96,46 @@ def paired_difference(
     differences = np.array([ours[fold] - theirs[fold] for fold in common])
     low, high = corrected_interval(differences, protocol)
     return float(differences.mean()), low, high, len(common)
+
+
+def over_people_too(
+    entries: Sequence[dict], others: Sequence[dict], scans_of_each: int, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of a difference over other draws and other test people.
+
+    The interval of `paired_difference` says how the difference moves with the training people; all
+    draws are tested on the same ones. Here draws and test people are both resampled with
+    replacement, people and not scans, since those of one person are not independent (a bootstrap;
+    Owen 2007, "The pigeonhole bootstrap").
+
+    Args:
+        entries: one for each draw, whose test scans stand person by person.
+        others: those of the other row.
+        scans_of_each: how many test scans each person has.
+        seed: of the resampling.
+
+    Returns:
+        Its lower and its upper end, in points.
+
+    Raises:
+        DrferError: the rows have no draw in common.
+    """
+    right = [
+        {(one["repeat"], one["fold"]): np.equal(one["truth"], one["predicted"]) for one in each}
+        for each in (entries, others)
+    ]
+    common = sorted(right[0].keys() & right[1].keys())
+    if not common:
+        raise DrferError("no draw was run for both rows: run the same draws for both")
+    scans = np.array([right[0][one] * 100.0 - right[1][one] * 100.0 for one in common])
+    differences = scans.reshape(len(common), -1, scans_of_each).mean(axis=2)
+    rng = np.random.default_rng(seed)
+    draws, people = (
+        rng.multinomial(count, [1 / count] * count, RESAMPLES) / count
+        for count in differences.shape
+    )
+    low, high = np.percentile((draws @ differences * people).sum(axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def accuracy(entry: dict) -> float:

@@ -16,7 +16,7 @@ from drfer.common.errors import DrferError
 from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import TITLES, Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
-from drfer.evaluation.statistics import paired_difference, summarise
+from drfer.evaluation.statistics import over_people_too, paired_difference, summarise
 from drfer.figures.style import NOT_RUN
 
 LITERATURE = Path(__file__).with_name("paper_tables.csv")
@@ -44,6 +44,7 @@ def tables(results: list[Result]) -> dict[str, list[str]]:
         "table-2.md": _comparison("II", "bosphorus", _with_missing(bosphorus, "bosphorus")),
         "table-3.md": _ablations(open_too),
         "table-controls.md": _controls(open_too),
+        "table-differences.md": _differences(open_too),
         "table-readings.md": _readings(open_too),
         "table-features.md": _features(open_too),
         **{
@@ -126,6 +127,44 @@ def _controls(results: list[Result]) -> list[str]:
     return _tested_rows(
         title, (BASELINE, *names_in("control"), *names_in("bound"), *names_in("beyond")), results
     )
+
+
+def _differences(results: list[Result]) -> list[str]:
+    """Rows of draws against each other: how sure a difference is of other trainings and people."""
+    title = (
+        "Differences. Points by which the first row is better than the second, draw by draw, each with "
+        "its 95 % interval: over other training people; and, resampled, over other test people too."
+    )
+    head = ["row", "less the row", "points", "over draws", "over draws and test people", "draws"]
+    drawn = [each for each in results if each.entries and isinstance(each.protocol, Draws)]
+    lines = []
+    for result in drawn:
+        lines += ["", *_markdown(head, [_difference(result, *pair) for pair in _pairs(result)])]
+    return [title, *(lines or ["", f"Draws: {NOT_RUN}."]), "", *_origins(drawn)]
+
+
+def _pairs(result: Result) -> list[tuple[str, str]]:
+    """Rows and what they are held against: the baseline, and the control that trains as long."""
+    draws_of = {row: {entry["repeat"] for entry in result.tests(row)} for row in result.rows}
+    return [
+        (row, other)
+        for other in (BASELINE, CONTROL)
+        for row in result.rows
+        if row != other and draws_of[row] & draws_of.get(other, set())
+    ]
+
+
+def _difference(result: Result, row: str, other: str) -> list[str]:
+    """A line of that table."""
+    entries, others = result.tests(row), result.tests(other)
+    mean, low, high, count = paired_difference(entries, others, result.protocol)
+    of_each = len(result.expressions) * len(result.protocol.intensities)
+    wide = over_people_too(entries, others, of_each)
+    over_draws, over_both = (
+        "one draw" if low is None else f"{low:+.2f} to {high:+.2f}"
+        for low, high in ((low, high), wide)
+    )
+    return [row, other, f"{mean:+.2f}", over_draws, over_both, str(count)]
 
 
 def _readings(results: list[Result]) -> list[str]:

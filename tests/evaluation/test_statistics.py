@@ -12,6 +12,7 @@ from drfer.evaluation.statistics import (
     accuracy_by_fold,
     confusion_matrix,
     corrected_interval,
+    over_people_too,
     paired_difference,
     summarise,
 )
@@ -118,3 +119,40 @@ def test_confusion_counts_rows_as_truth():
     counts = confusion_matrix(np.array([0, 0, 5]), np.array([0, 2, 5]))
     assert counts[0, 0] == counts[0, 2] == counts[5, 5] == 1
     assert counts.sum() == 3
+
+
+def test_other_draws_and_other_people_are_drawn_as_loops_would():
+    rng = np.random.default_rng(1)
+    draws, people, scans = 4, 5, 3
+    truth = [0] * (people * scans)
+    rows = [
+        [entry(k, 0, truth, rng.integers(2, size=people * scans).tolist()) for k in range(draws)]
+        for _ in range(2)
+    ]
+    means = []
+    for _ in range(4000):
+        total = 0
+        some_draws, some_people = rng.integers(draws, size=draws), rng.integers(people, size=people)
+        for k in some_draws:
+            for p in some_people:
+                for scan in range(p * scans, (p + 1) * scans):
+                    one, other = (row[k]["predicted"][scan] == 0 for row in rows)
+                    total += 100 * (int(one) - int(other))
+        means.append(total / (draws * people * scans))
+    found = over_people_too(*rows, scans_of_each=scans)
+    assert found == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=3)
+    assert found == over_people_too(*rows, scans_of_each=scans), "the same to the bit"
+
+
+def test_scans_of_one_person_are_drawn_together():
+    """People who are wholly right or wholly wrong tell less than as many scans that differ."""
+    tied = [entry(1, 0, [0] * 600, ([0] * 3 + [1] * 3) * 100)]
+    other = [entry(1, 0, [0] * 600, [1] * 600)]
+    of_people, of_scans = (over_people_too(tied, other, scans) for scans in (3, 1))
+    width = [high - low for low, high in (of_people, of_scans)]
+    assert width[0] == pytest.approx(width[1] * 3**0.5, rel=0.1)
+
+
+def test_rows_without_a_common_draw_have_no_difference():
+    with pytest.raises(DrferError, match="run the same draws"):
+        over_people_too([entry(1, 0, [0], [0])], [entry(2, 0, [0], [0])], 1)

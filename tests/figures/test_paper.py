@@ -32,6 +32,7 @@ TABLES = {
     "table-2.md",
     "table-3.md",
     "table-controls.md",
+    "table-differences.md",
     "table-readings.md",
     "table-features.md",
     "table-disentanglement.md",
