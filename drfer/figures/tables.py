@@ -140,7 +140,7 @@ def _differences(results: list[Result]) -> list[str]:
     lines = []
     for result in drawn:
         lines += ["", *_markdown(head, [_difference(result, *pair) for pair in _pairs(result)])]
-    return [title, *(lines or ["", f"Draws: {NOT_RUN}."]), "", *_origins(drawn)]
+    return [title, *(lines or ["", f"Draws: {NOT_RUN}."]), "", *_origins(results)]
 
 
 def _pairs(result: Result) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
+from drfer.evaluation.protocol import Draws, fields_of
 from drfer.evaluation.result import Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.figures import curves, maps, pages, portraits
@@ -249,6 +250,35 @@ def test_names_from_outside_are_neither_html_nor_cells(made_result):
         assert all("\n" not in line for line in lines)
         for line in lines:
             assert not line.startswith("|") or line.count(" | ") == columns[name], line
+
+
+def test_differences_of_draws_are_taken_draw_by_draw(made_result):
+    """Of twelve people, all of whose twelve scans the method has right, and the baseline half."""
+    draws, scans = Draws(test_subjects=12, measured_subjects=2), 144
+    answers = {BASELINE: [0, 1] * (scans // 2), METHOD: [0] * scans, CONTROL: [0] * scans}
+    entries = {
+        f"{row} {draw}": {
+            "kind": "test",
+            "row": row,
+            "repeat": draw,
+            "fold": 0,
+            "truth": [0] * scans,
+            "predicted": predicted,
+        }
+        for row, predicted in answers.items()
+        for draw in (1, 2, 3)
+        if row != CONTROL or draw < 3
+    }
+    folds = made_result()
+    drawn = replace(folds, heading=folds.heading | {"protocol": fields_of(draws)}, entries=entries)
+    lines = tables([folds, drawn])["table-differences.md"]
+    sure = "+50.00 to +50.00 | +50.00 to +50.00"
+    assert [line for line in lines if line.startswith("| stage")] == [
+        f"| {METHOD} | {BASELINE} | +50.00 | {sure} | 3 |",
+        f"| {CONTROL} | {BASELINE} | +50.00 | {sure} | 2 |",
+        f"| {BASELINE} | {CONTROL} | -50.00 | {sure.replace('+', '-')} | 2 |",
+        f"| {METHOD} | {CONTROL} | +0.00 | +0.00 to +0.00 | +0.00 to +0.00 | 2 |",
+    ]
 
 
 def test_the_table_of_a_run_has_every_tested_row_and_says_what_one_scan_is(made_result):
