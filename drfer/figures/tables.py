@@ -16,7 +16,12 @@ from drfer.common.errors import DrferError
 from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import TITLES, Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
-from drfer.evaluation.statistics import over_people_too, paired_difference, summarise
+from drfer.evaluation.statistics import (
+    corrected_interval,
+    over_people_too,
+    paired_difference,
+    summarise,
+)
 from drfer.figures.style import NOT_RUN
 
 LITERATURE = Path(__file__).with_name("paper_tables.csv")
@@ -202,27 +207,31 @@ def _features(results: list[Result]) -> list[str]:
     for row in (BASELINE, METHOD, CONTROL):
         entries = [result.select("features", row=row) for result in results]
         for name, title in names.items():
-            means = [np.mean([entry[name] for entry in each]) if each else None for each in entries]
-            cells = (NOT_RUN if mean is None else f"{mean:.3f}" for mean in means)
+            cells = (
+                _mean([entry[name] for entry in each], result) if each else NOT_RUN
+                for each, result in zip(entries, results)
+            )
             rows.append([f"{row}, {title}", *cells])
-    title = "Expression features of unseen subjects. Means over folds, without intervals."
+    title = "Expression features of unseen subjects. Means over folds or draws, ± half of the 95 % interval."
     return [title, "", *_markdown(["measure", *_columns(results)], rows), "", *_origins(results)]
 
 
 def _measured(kind: str, title: str, results: list[Result]) -> list[str]:
     """Mean over folds or draws of every number that the evaluations have in entries of a kind."""
     entries = [result.select(kind) for result in results]
-    columns = [_means([dict(_numbers(entry["measured"])) for entry in each]) for each in entries]
+    columns = [
+        _means([dict(_numbers(entry["measured"])) for entry in each], result)
+        for each, result in zip(entries, results)
+    ]
     names = list(dict.fromkeys(name for column in columns for name in column))
     absent = [NO_TRUTH if column else NOT_RUN for column in columns]
     rows = [
-        [name, *(f"{c[name]:.3g}" if name in c else a for c, a in zip(columns, absent))]
-        for name in names
+        [name, *(column.get(name, none) for column, none in zip(columns, absent))] for name in names
     ]
     rows = rows or [[kind, *(NOT_RUN for _ in columns)]]
     counts = "".join(f"; {r.title}: {len(each)}" for r, each in zip(results, entries) if each)
     units = " or ".join(dict.fromkeys(f"{_unit(result)}s" for result in results))
-    title = f"{title}. Means over {units}, without intervals{_escaped(counts)}."
+    title = f"{title}. Means over {units}, ± half of the 95 % interval{_escaped(counts)}."
     table = _markdown(["measure", *_columns(results)], rows)
     return [title, "", *table, "", *_origins(results)]
 
@@ -236,11 +245,19 @@ def _numbers(measured: dict, path: str = "") -> Iterator[tuple[str, float]]:
             yield f"{path}{name}", float(value)
 
 
-def _means(entries: list[dict[str, float]]) -> dict[str, float]:
+def _means(entries: list[dict[str, float]], result: Result) -> dict[str, str]:
     names = dict.fromkeys(name for entry in entries for name in entry)
     return {
-        name: float(np.mean([entry[name] for entry in entries if name in entry])) for name in names
+        name: _mean([entry[name] for entry in entries if name in entry], result) for name in names
     }
+
+
+def _mean(values: list[float], result: Result) -> str:
+    """A mean, with its interval if there are three folds or draws."""
+    if len(values) < 3:
+        return f"{np.mean(values):.3g}"
+    low, high = corrected_interval(np.array(values), result.protocol)
+    return f"{np.mean(values):.3g} ± {(high - low) / 2:.2g}"
 
 
 def _cell(result: Result, row: str) -> str:

@@ -116,7 +116,7 @@ def test_draws_are_called_so_in_every_table_and_figure(made_result, tmp_path):
     written = {path.name: path for path in draw(tmp_path, tmp_path)}
     text = (tmp_path / "tables.md").read_text()
     assert "(3 draws)" in text and "(3 fold" not in text and "fold by fold" not in text
-    assert "draw by draw" in text and "Means over draws, without intervals" in text
+    assert "draw by draw" in text and "Means over draws, ± half of the 95 % interval" in text
     note = "Each draw trains on 18 subjects of a population of its own"
     assert note in text and note in written["table.md"].read_text()
     mean, half_width = tables_module.statistic(draws, draws.tests(METHOD))
@@ -176,7 +176,7 @@ def test_tables_keep_the_papers_numbers_apart_from_ours(drawn, made_result):
     assert "Zhu et al. [46] | 3D | deep learning | 87.69" in first
     assert "Bosphorus, classroom" in second and "86.77" in second and "not run" not in second
     measured = (drawn / "one" / "table-disentanglement.md").read_text()
-    assert "| leakage, subject probe, % | 22 | 22 |" in measured
+    assert "| leakage, subject probe, % | 22 ± 5.7 | 22 ± 5.7 |" in measured
 
 
 def cells_of(lines):
@@ -231,12 +231,12 @@ def test_features_of_the_control_stand_beside_those_of_the_two_models(made_resul
     kept = {name: entry for name, entry in older.entries.items() if entry not in of_control}
     made = tables([made_result(), replace(older, entries=kept)])["table-features.md"]
     assert [line for line in made if line.startswith("| ")][2:] == [
-        "| stage i, silhouette | 0.310 | 0.310 |",
-        "| stage i, purity among five neighbours | 0.740 | 0.740 |",
-        "| stage i + ii + iii, silhouette | 0.310 | 0.310 |",
-        "| stage i + ii + iii, purity among five neighbours | 0.740 | 0.740 |",
+        "| stage i, silhouette | 0.31 | 0.31 |",
+        "| stage i, purity among five neighbours | 0.74 | 0.74 |",
+        "| stage i + ii + iii, silhouette | 0.31 | 0.31 |",
+        "| stage i + ii + iii, purity among five neighbours | 0.74 | 0.74 |",
         f"| {CONTROL}, silhouette | 0.375 | not run |",
-        f"| {CONTROL}, purity among five neighbours | 0.600 | not run |",
+        f"| {CONTROL}, purity among five neighbours | 0.6 | not run |",
     ]
 
 
