@@ -69,10 +69,12 @@ def test_every_link_of_the_readme_and_docs_leads_somewhere():
 def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
     """Rows of tables with an interval are those that `drfer figures` makes of stored results.
 
-    Of those with several folds, since a single one has no interval.
+    Of those with several folds, since a single one has no interval; of all beside each other, or of
+    one alone.
     """
     stored = [result for result in load_results(ROOT / "figures") if len(result.folds) > 1]
-    made = [line for lines in tables(stored).values() for line in lines]
+    together = [stored, *([result] for result in stored)]
+    made = [line for some in together for lines in tables(some).values() for line in lines]
     for page in ("README.md", "REPRODUCTION.md"):
         lines = (ROOT / page).read_text().splitlines()
         rows = [line for line in lines if line.startswith("|") and "±" in line]

@@ -27,8 +27,8 @@ def draw(results: Path | None = None, out: Path | None = None) -> list[Path]:
     """Draw everything that results have, and return the files.
 
     Figures 1 to 6 and the main figure are drawn as PNG and PDF, figures 1 and 4 also as pages for a
-    browser if plotly is installed. In a folder of its own, each evaluation has its training curves,
-    confusion matrices, sample faces and table of accuracy, as far as they were run.
+    browser if plotly is installed. In a folder of its own, each evaluation has its main figure,
+    training curves, confusion matrices, sample faces and table of accuracy, as far as they were run.
 
     Args:
         results: the results folder; by default the checkout's figures, else ./figures.
@@ -80,6 +80,7 @@ def _draw_run(result: Result, out: Path) -> list[Path]:
     if result.rows:
         written += _write({"table.md": "\n".join(accuracy_table(result)) + "\n"}, out)
         written.append(save(confusion_matrices(result), out / "confusion.png"))
+        written.append(save(rows_by_fold([result]), out / "main.png"))
     if result.select("curves"):
         written.append(save(training_curves(result), out / "curves.png"))
     if "sample labels" in result.samples:

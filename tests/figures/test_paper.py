@@ -39,7 +39,7 @@ TABLES = {
     "table-disentanglement.md",
     "table-diagnosis.md",
 }
-OF_A_RUN = {"curves.png", "confusion.png", "faces.png", "table.md"}
+OF_A_RUN = {"curves.png", "confusion.png", "main.png", "faces.png", "table.md"}
 
 
 def files_in(folder):
@@ -138,7 +138,7 @@ def test_without_plotly_everything_else_is_drawn(tmp_path, monkeypatch, made_res
     result = without(made_result(folds=1), "curves")
     result.save(tmp_path / "results" / result.name)
     draw(tmp_path / "results", tmp_path / "out")
-    of_the_run = {f"{result.name}/{name}" for name in ("confusion.png", "table.md")}
+    of_the_run = {f"{result.name}/{name}" for name in ("confusion.png", "main.png", "table.md")}
     pages_too = {"figure-1.html", "figure-4.html", "plotly.min.js"}
     assert files_in(tmp_path / "out") == (FIGURES - pages_too) | TABLES | of_the_run
     assert "need plotly (pip install 'drfer[notebooks]')" in capsys.readouterr().out
@@ -322,7 +322,7 @@ def test_what_is_missing_is_said_and_nothing_else_is_lost(
     if missing in ("test", "samples"):
         result.save(tmp_path / "results" / result.name)
         draw(tmp_path / "results", tmp_path / "out")
-        lacking = {"test": {"confusion.png", "table.md"}, "samples": {"faces.png"}}[missing]
+        lacking = {"test": {"confusion.png", "main.png", "table.md"}, "samples": {"faces.png"}}[missing]
         of_the_run = {f"{result.name}/{name}" for name in OF_A_RUN - lacking}
         assert files_in(tmp_path / "out") == FIGURES | TABLES | of_the_run
 
