@@ -7,9 +7,10 @@ import pytest
 
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
+from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import load_results
-from drfer.evaluation.rows import BASELINE, METHOD, names_in
-from drfer.evaluation.statistics import summarise
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
+from drfer.evaluation.statistics import paired_difference, summarise
 from drfer.evaluation.store import Store
 from drfer.figures.tables import tables
 from drfer.preprocessing import head_pose, template
@@ -80,6 +81,34 @@ def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
         rows = [line for line in lines if line.startswith("|") and "±" in line]
         assert rows, page
         assert set(rows) <= set(made), page
+
+
+def test_what_fewer_training_people_do_is_stored():
+    """Each line of the report's table is what stored answers say, from 9 people to 54."""
+    results = {
+        result.protocol.train_subjects: result
+        for folder in (ROOT / "docs" / "when-it-helps", ROOT / "figures")
+        for result in load_results(folder)
+        if isinstance(result.protocol, Draws)
+    }
+    section = (ROOT / "REPRODUCTION.md").read_text().split("## When does it help?")[1]
+    section = section.split("\n## ")[0].replace("−", "-")
+    said = [line for line in section.splitlines() if re.match(r"\| \d", line)]
+    made = []
+    for people, result in sorted(results.items()):
+        cells = [people, len(result.tests(METHOD)), _mean_of(result, BASELINE)]
+        for other in (BASELINE, CONTROL):
+            mean, low, high, _ = paired_difference(
+                result.tests(METHOD), result.tests(other), result.protocol
+            )
+            cells.append(f"{mean:+.2f} ({low:+.2f} to {high:+.2f})")
+        cells += [_mean_of(result, row) for row in ("linear: vertices", "linear: less own neutral")]
+        made.append(f"| {' | '.join(map(str, cells))} |")
+    assert said == made
+
+
+def _mean_of(result, row):
+    return f"{summarise(result.tests(row), result.protocol).mean:.1f}"
 
 
 def test_what_development_people_said_is_stored():

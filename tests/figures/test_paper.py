@@ -322,7 +322,9 @@ def test_what_is_missing_is_said_and_nothing_else_is_lost(
     if missing in ("test", "samples"):
         result.save(tmp_path / "results" / result.name)
         draw(tmp_path / "results", tmp_path / "out")
-        lacking = {"test": {"confusion.png", "main.png", "table.md"}, "samples": {"faces.png"}}[missing]
+        lacking = {"test": {"confusion.png", "main.png", "table.md"}, "samples": {"faces.png"}}[
+            missing
+        ]
         of_the_run = {f"{result.name}/{name}" for name in OF_A_RUN - lacking}
         assert files_in(tmp_path / "out") == FIGURES | TABLES | of_the_run
 
