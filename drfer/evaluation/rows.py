@@ -149,7 +149,7 @@ _ALL_ROWS = (
     Row(
         "linear: less own neutral",
         "linear-difference",
-        "The same less the subject's own neutral scan: identity is removed perfectly.",
+        "The same less the subject's own neutral scan: the shape of the person is removed.",
         group="bound",
     ),
     Row(
