@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from drfer.evaluation.result import Result
-from drfer.evaluation.rows import BASELINE, CONTROL, METHOD
+from drfer.evaluation.result import TITLES, Result
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS
 from drfer.evaluation.statistics import accuracy_by_fold, summarise
 from drfer.figures.strips import strips
 from drfer.figures.style import (
@@ -47,7 +47,8 @@ def rows_by_fold(results: list[Result]) -> Figure:
     """Return our main figure: the accuracy after each stage and of the control.
 
     Thin lines are folds; dots with bars are the mean over the folds that all rows have, and its
-    95 % interval. An evaluation of a single fold is left to the tables, unless there is no other.
+    95 % interval. A dotted line leads from our baseline to where the paper's gain would lie. An
+    evaluation of a single fold is left to the tables, unless there is no other.
     """
     several = [result for result in results if len(_folds(result)) > 1]
     figure, shown = strips(several or results, _folds, 1, 1, (6.6, 3.8))
@@ -75,8 +76,11 @@ def _rows_by_fold(axis: Axes, result: Result) -> None:
         colour = {BASELINE: BLUE, CONTROL: ORANGE}.get(row, GREEN)
         bar = {"fmt": "o", "markersize": 8, "capsize": 5, "zorder": 5}
         axis.errorbar(x, mean, half_width, color=colour, **bar)
-        beside = {"xytext": (10, 6), "textcoords": "offset points", "size": NORMAL}
+        below = -14 if row == BASELINE else 6  # the dotted line goes up from there
+        beside = {"xytext": (10, below), "textcoords": "offset points", "size": NORMAL}
         axis.annotate(f"{mean:.1f}", (x, mean), color=colour, **beside)
+    if common and {BASELINE, METHOD} <= set(rows):
+        _mark_papers_gain(axis, result, rows, common)
     axis.set_xticks(range(len(rows)), rows)
     unit = result.protocol.unit
     several = f"{len(common)} {unit}s; bars: 95 % interval of the mean"
@@ -84,6 +88,18 @@ def _rows_by_fold(axis: Axes, result: Result) -> None:
     axis.margins(y=0.15)
     axis.set(ylabel="accuracy on unseen subjects, %", xlim=(-0.4, max(len(rows), 1) - 0.4))
     axis.grid(axis="y", linewidth=0.3)
+
+
+def _mark_papers_gain(axis: Axes, result: Result, rows: list[str], common: list) -> None:
+    """Say where the method would stand if it gained on our baseline what it gains in the paper."""
+    dataset = "bosphorus" if result.dataset == "bosphorus" else "bu3dfe"
+    gain = ROWS[METHOD].paper[dataset] - ROWS[BASELINE].paper[dataset]
+    of_baseline = [e for e in result.tests(BASELINE) if (e["repeat"], e["fold"]) in common]
+    mean, place = statistic(result, of_baseline)[0], [rows.index(BASELINE), rows.index(METHOD)]
+    axis.plot(place, [mean, mean + gain], ":", color="black", linewidth=1)
+    text = f"the paper's gain on {TITLES[dataset]}: {gain:+.2f}"
+    beside = {"xytext": (-8, 0), "textcoords": "offset points", "size": NORMAL}
+    axis.annotate(text, (place[1], mean + gain), ha="right", va="center", **beside)
 
 
 @look()

@@ -473,3 +473,12 @@ def test_a_dataset_that_was_not_evaluated_has_a_column_that_says_so():
         assert any("not run" in line for line in made[name]), name
     assert "- BU-3DFE: not run" in made["table-1.md"]
     assert Result({"dataset": "bu3dfe"}).rows == [] and set(ROWS) > set(names_in("table3"))
+
+
+def test_the_main_figure_shows_where_the_papers_gain_would_lead(made_result):
+    for dataset, gain in (("anny3dfe", 4.32), ("bu3dfe", 4.32), ("bosphorus", 3.54)):
+        [axis] = curves.rows_by_fold([made_result(dataset)]).axes
+        [line] = [line for line in axis.lines if line.get_linestyle() == ":"]
+        low, high = line.get_ydata()
+        assert high - low == pytest.approx(gain)
+        assert any(f"{gain:+.2f}" in text.get_text() for text in axis.texts)
