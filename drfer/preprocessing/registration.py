@@ -21,6 +21,7 @@ from itertools import product
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from trimesh.remesh import subdivide
 
 from drfer.datasets.scan import FaceScan
 from drfer.preprocessing import template as common_mesh
@@ -57,6 +58,9 @@ class RegistrationSettings:
     """Share of the template's vertices below which a fit is given up."""
     isolated: float = 3.0
     """Points without a neighbour on the mesh within so many median edges are spikes; left out."""
+    coarsest: float = 2.6
+    """Median edge above which a scan's triangles are divided, so that template vertices are paired
+    with its surface and not with corners far away on it. (Open faces have edges of 2 mm.)"""
     tried: int = 4
     """Most promising starts whose fit is carried through if the first did not convince."""
     strain_cost: float = 0.2
@@ -232,19 +236,36 @@ def _given_up(rotation: np.ndarray, shift: np.ndarray) -> Registration:
 
 
 def _surface(scan: FaceScan, settings: RegistrationSettings) -> _Surface:
-    """Return a scan's points but for spikes, which stand far from all their neighbours."""
+    """Return points of a scan's surface but for spikes, which stand far from all their neighbours."""
     points, triangles = scan.points.astype(np.float64), scan.triangles
-    ends = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-    along = points[ends[:, 0]] - points[ends[:, 1]]
-    length = np.sqrt(np.einsum("ed,ed->e", along, along))
     shortest = np.full(len(points), np.inf)
+    ends, length = _edges(points, triangles)
     np.minimum.at(shortest, ends.ravel(), np.repeat(length, 2))
     kept = shortest < settings.isolated * np.median(length)
+    if np.median(length) > settings.coarsest:
+        points, triangles = _divided(points, triangles[kept[triangles].all(axis=1)], settings)
+        kept = np.unique(triangles)
     points, normals = points[kept], _normals(points, triangles)[kept]
     if not normals.any():
         raise scan.refusal("its triangles have no area; export it again, as a surface")
     # a scan's points need no balanced tree: it takes twice as long to build and is no faster
     return _Surface(points, normals, cKDTree(points, balanced_tree=False, compact_nodes=False))
+
+
+def _edges(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the two ends of each triangle's edges, shape (3t, 2), and their lengths."""
+    ends = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+    along = points[ends[:, 0]] - points[ends[:, 1]]
+    return ends, np.sqrt(np.einsum("ed,ed->e", along, along))
+
+
+def _divided(
+    points: np.ndarray, triangles: np.ndarray, settings: RegistrationSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide triangles into four until half of their edges are short enough."""
+    while len(triangles) and np.median(_edges(points, triangles)[1]) > settings.coarsest:
+        points, triangles = subdivide(points, triangles)
+    return points, triangles
 
 
 def _normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:

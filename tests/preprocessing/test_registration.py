@@ -29,6 +29,31 @@ def test_damaged_faces_register_from_any_pose_up_to_30_degrees_and_200_mm(databa
     assert good.mean() >= 0.95 and (good | doubtful).all()
 
 
+def clustered(scan, cell):
+    """A scan whose points are the means of those in one cell of a grid, cell mm wide."""
+    cells = np.floor(scan.points / cell).astype(int)
+    number = np.unique(cells, axis=0, return_inverse=True)[1].ravel()
+    sums = [np.bincount(number, scan.points[:, axis]) for axis in range(3)]
+    corners = number[scan.triangles]
+    apart = (corners != np.roll(corners, 1, axis=1)).all(axis=1)
+    points = np.stack(sums, axis=1) / np.bincount(number)[:, None]
+    return replace(
+        scan, points=points.astype(np.float32), triangles=corners[apart].astype(np.int32)
+    )
+
+
+def test_coarse_meshes_are_paired_with_their_surface(database):
+    """A few thousand triangles: neither doubtful nor less exact."""
+    for key in database.keys()[::31]:
+        coarse = clustered(database.load(key), cell=5.0)
+        assert len(np.unique(coarse.triangles)) < 2500
+        found = register(coarse)
+        angle, shift = pose_error(found.pose @ database.truth(key).pose)
+        assert angle < 2.5 and shift < 3 and not found.is_doubtful()
+        corners_alone = register(coarse, RegistrationSettings(coarsest=np.inf))
+        assert found.residual < 0.8 * corners_alone.residual
+
+
 def test_damage_is_what_it_says(database):
     key = database.keys()[0]
     truth = database.truth(key).pose
