@@ -64,12 +64,16 @@ def scores_of(model: PersonalModel, faces: FaceSet) -> tuple[np.ndarray, np.ndar
 
 def calibrated(model: PersonalModel, faces: FaceSet) -> PersonalModel:
     """Return the model with the temperature under which these people's answers are likeliest."""
-    scores, labels = scores_of(model, faces)
+    return replace(model, temperature=likeliest_temperature(*scores_of(model, faces)))
+
+
+def likeliest_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Return by what scores (n, classes) are to be divided, so that labels (n,) are likeliest."""
 
     def surprise(temperature: float) -> float:
         return -np.log(softmax(scores / temperature)[np.arange(len(labels)), labels]).mean()
 
-    return replace(model, temperature=float(min(TEMPERATURES, key=surprise)))
+    return float(min(TEMPERATURES, key=surprise))
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

@@ -286,13 +286,18 @@ def make_heads(
     Raises:
         DrferError: the tables that `anny` computes on its first use cannot be kept.
     """
-    heads = HeadGenerator(faces.head)
+    heads = _maker_of(faces.head)
     neutrals = {}
     for subject in subjects:
         rng = _generator(seed, subject, 0)
         person = draw_identity(rng, subject[0] == "F", heads.local_changes, faces.identity)
         neutrals[subject] = heads.neutral(*person).astype(np.float32)
     return heads.head, neutrals
+
+
+@lru_cache(maxsize=1)  # it takes seconds to build, and populations follow each other
+def _maker_of(settings: HeadSettings) -> HeadGenerator:
+    return HeadGenerator(settings)
 
 
 def _demand(extra: str, *modules: str) -> None:
