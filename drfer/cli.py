@@ -47,7 +47,7 @@ def reproduce(
         fold: which of the preset's folds is tested.
         seed: of weights, batches and augmentation.
         train_share: of the fold's training subjects, how many are trained on, such as 0.25.
-        start: shipped, to begin with the weights of the kit's trained model; not on the open faces.
+        start: shipped, to begin with the weights of the kit's trained model.
         out: the folder for results; if interrupted, the same command goes on from there.
     """
     selection = Selection(
@@ -237,13 +237,14 @@ def predict(
     """
     from json import dumps
 
+    from drfer.models.recogniser import load_recogniser
     from drfer.models.shipped import load_model
     from drfer.predict import answers, person_of
 
     model, _ = load_model()
-    person = neutral and person_of(neutral, up, unit)
+    namer = person_of(neutral, up, unit) if neutral else load_recogniser()
     _print_all(
-        answers(model, scans, up, unit, out, mesh, person),
+        answers(model, namer, scans, up, unit, out, mesh),
         lambda answer: dumps(answer.as_json()) if json else answer.as_text(),
     )
 

@@ -12,15 +12,18 @@ import torch
 from matplotlib.figure import Figure
 
 from drfer.common.errors import DrferError
-from drfer.datasets.scan import EXPRESSIONS, FaceScan
+from drfer.datasets.scan import FaceScan
 from drfer.datasets.scan_file import check_axis_and_unit, read_scan
 from drfer.each_scan import each_scan, output_name
 from drfer.figures.faces import draw_face, scale_bar, surface
-from drfer.figures.style import COLOURS, NORMAL, literal, look, save, sheet
+from drfer.figures.style import NORMAL, literal, look, marks_of, save, sheet
 from drfer.models.drfer import DrFER
 from drfer.models.personal import PersonalModel, load_personal_model
+from drfer.models.recogniser import CLASSES, Recogniser
 from drfer.preprocessing.resampling import Carried, Settings, carry_template, network_input
 from drfer.register import DOUBT, write
+
+UNLIKE = "unlike the faces that the model has met: its answer means little"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,9 @@ class Prediction:
     source: str
     """The file that the scan is from."""
     probabilities: dict[str, float]
-    """Of the six expressions, by name; their sum is 1."""
+    """Of the six expressions, and of neutral but in personal mode, by name; their sum is 1."""
+    unlike: bool
+    """Whether the model has met no such face, so that its answer means little."""
     residual: float
     """Of the registration, mm."""
     doubtful: bool
@@ -47,7 +52,7 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """Whose scans are asked about, if their neutral scan is at hand."""
+    """Whose scans are asked about: names the expression if the person's neutral scan is at hand."""
 
     model: PersonalModel
     """Names the expression by what differs between two scans of one person."""
@@ -77,6 +82,7 @@ class Answer:
             said["probabilities"] = {
                 name: round(value, 4) for name, value in found.probabilities.items()
             }
+            said["unlike known faces"] = found.unlike
             said["registration residual, mm"] = round(found.residual, 3)
             said["doubtful"] = found.doubtful
         if self.picture:
@@ -88,12 +94,14 @@ class Answer:
         return said
 
     def as_text(self) -> str:
-        """Return the answer with a bar for each expression."""
+        """Return the answer with a bar for each class."""
         if self.prediction is None:
             return f"{self.source}: refused\n  {self.refusal}"
         lines = [self.source]
         for name, value in self.prediction.probabilities.items():
             lines.append(f"  {name:<10} {100 * value:5.1f} %  {'#' * round(30 * value)}")
+        if self.prediction.unlike:
+            lines.append(f"  {UNLIKE}")
         if self.prediction.doubtful:
             lines.append(f"  {DOUBT}")
         lines.append(f"  picture: {self.picture or self.refusal}")
@@ -102,29 +110,30 @@ class Answer:
 
 def answers(
     model: DrFER,
+    namer: Recogniser | Person,
     paths: tuple[Path, ...],
     up: str,
     unit: str | None,
     out: Path,
     mesh: bool = False,
-    person: Person | None = None,
 ) -> Iterator[Answer]:
     """Yield an answer for each file, in their order, whatever happens to the others.
 
     Args:
-        model: as `drfer.load_model` gives it.
+        model: as `drfer.load_model` gives it; draws the neutralised face.
+        namer: names the expression: a recogniser, or in personal mode the person whose scans these
+            are.
         paths: files with one face each.
         up: the axis that points up in them, such as "z" or "-y".
         unit: their unit, such as "cm"; None if it is to be judged by their size.
         out: the folder for the pictures. A picture's name holds a hash of the file's path and
             content, so that no other scan's picture is written over.
         mesh: whether the registered mesh is written too, as `drfer register` does.
-        person: whose scans these are, in personal mode.
 
     Raises:
         DrferError: there is no file, or no such axis or unit.
     """
-    for path, found, refusal in each_scan(paths, up, unit, partial(_of_scan, model, person)):
+    for path, found, refusal in each_scan(paths, up, unit, partial(_of_scan, model, namer)):
         if found is None:
             yield Answer(str(path), refusal=refusal)
             continue
@@ -155,43 +164,48 @@ def person_of(neutral: Path, up: str = "y", unit: str | None = None) -> Person:
     return Person(load_personal_model(), carry_template(read_scan(neutral, up=up, unit=unit)))
 
 
-def _of_scan(model: DrFER, person: Person | None, scan: FaceScan) -> tuple[FaceScan, Prediction]:
-    return scan, predict(model, scan, person=person)
+def _of_scan(
+    model: DrFER, namer: Recogniser | Person, scan: FaceScan
+) -> tuple[FaceScan, Prediction]:
+    return scan, predict(model, namer, scan)
 
 
 @torch.no_grad()
 def predict(
-    model: DrFER, scan: FaceScan, settings: Settings = Settings(), person: Person | None = None
+    model: DrFER, namer: Recogniser | Person, scan: FaceScan, settings: Settings = Settings()
 ) -> Prediction:
-    """Register and sample one scan, and let a trained model take it apart.
+    """Register and sample one scan, name its expression, and take its identity apart.
 
     Args:
-        model: in evaluation.
+        model: in evaluation; draws the neutralised face.
+        namer: names the expression: a recogniser, or in personal mode the person whose scan it is.
         scan: a face, turned by up to 30 degrees from the front.
-        settings: of the preprocessing; those that the model was trained with.
-        person: whose scan it is, in personal mode: the probabilities are then those of its model.
+        settings: of the preprocessing; those that the models were trained with.
 
     Raises:
         ScanFormatError: the scan does not register as a face.
+        DrferError: it has too few of the vertices that the recogniser takes.
     """
     carried = carry_template(scan, settings)
     seen = network_input(carried, settings)
     points = model.expression.decoder.layers[-1].out_features // 3
     cloud = torch.from_numpy(seen["cloud"][None, :points]).to(next(model.parameters()).device)
     faces = torch.cat([cloud, model.identity(cloud)]).cpu().numpy() * settings.frame_length
-    if person is None:
-        logits = model.expression.classifier(model.expression.encode(cloud))
-        probabilities = dict(zip(EXPRESSIONS, logits.softmax(dim=1)[0].tolist()))
-        own_neutral = None
+    doubtful, unlike, own_neutral = bool(seen["doubtful"]), False, None
+    if isinstance(namer, Person):
+        probabilities = namer.model.probabilities(carried, namer.neutral)
+        doubtful = doubtful or namer.neutral.doubtful
+        own_neutral = network_input(namer.neutral, settings)["cloud"][:points]
+        own_neutral = own_neutral * settings.frame_length
     else:
-        probabilities = person.model.probabilities(carried, person.neutral)
-        neutral = network_input(person.neutral, settings)["cloud"][:points]
-        own_neutral = neutral * settings.frame_length
+        found, far = namer.recognise(seen["vertices"][None], seen["missing"][None])
+        probabilities, unlike = dict(zip(CLASSES, found[0].tolist())), bool(far[0])
     return Prediction(
         source=scan.source,
         probabilities=probabilities,
+        unlike=unlike,
         residual=float(seen["residual"]),
-        doubtful=bool(seen["doubtful"]) or bool(person and person.neutral.doubtful),
+        doubtful=doubtful,
         registered=faces[0],
         neutralised=faces[1],
         carried=carried,
@@ -215,7 +229,7 @@ def picture(prediction: Prediction) -> Figure:
     scale_bar(axes[0])
     names = list(prediction.probabilities)
     percents = [100 * value for value in prediction.probabilities.values()]
-    axes[2].barh(names, percents, color=[COLOURS[name] for name in names])
+    axes[2].barh(names, percents, color=[marks_of(names)[name][0] for name in names])
     axes[2].set(xlim=(0, 100), xlabel="probability, %")
     axes[2].invert_yaxis()
     seen = "as a model trained on synthetic faces sees it"

@@ -87,17 +87,8 @@ class Selection:
         return Evaluation.open(request, dataset, self.out, to_run)
 
     def _started(self, preset: Preset) -> Preset:
-        """Return the preset that begins with trained weights; its results have a name of their own.
-
-        Raises:
-            DrferError: the trained model knows the people.
-        """
+        """Return the preset that begins with trained weights; its results have a name of their own."""
         check_known("start", self.start, ("shipped",))
-        if self.dataset == "anny3dfe" and self.draws is None:
-            raise DrferError(
-                "the trained model has met everyone of these open faces: take --draws, or another "
-                "dataset"
-            )
         return replace(preset, name=f"{preset.name}-from-{self.start}", start=self.start)
 
     def _check_sizes(self, request: Request) -> None:

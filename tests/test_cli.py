@@ -61,7 +61,6 @@ def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
         (["reproduce", "--preset", "smoke", "--train-share", "0"], "0.0 is no share of 9"),
         (["reproduce", "--preset", "smoke", "--train-share", "1.1"], "at most 1"),
         (["reproduce", "--train-share", "nan"], "nan is no share"),
-        (["reproduce", "--start", "shipped"], "has met everyone of these open faces"),
         (["reproduce", "--start", "mine", "--dataset", "scans"], "no start 'mine'"),
         (["crossval", "--draws", "2", "--train-share", "0.5"], "has no folds"),
         (["crossval", "--draws", "1", "--start", "shipped", "--preset", "paper"], "say --preset"),

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from drfer.common.device import device
 from drfer.common.errors import DrferError
@@ -45,22 +45,16 @@ def load_model(path: Path | None = None) -> tuple[DrFER, dict]:
             model of its sizes has in this version of drfer.
     """
     path = Path(path or PATH)
-    card, tensors = _read(path)
-    model = DrFER(_sizes(card["sizes"]), subjects=1)
+    card, tensors = read_file(path)
+    model = DrFER(sizes_from(card["sizes"]), subjects=1)
     model.identity.classifier = None
-    differing = _differing(model, tensors)
-    if differing:
-        raise DrferError(
-            f"{path} does not hold the weights of this version's model ({', '.join(differing)}): "
-            "take the file that comes with this version"
-        )
-    model.load_state_dict(tensors)
+    take_weights(model, tensors, path)
     return model.to(device()).eval(), card
 
 
 def sizes() -> ModelSizes:
     """Return the sizes of the kit's own model."""
-    return _sizes(_read(PATH)[0]["sizes"])
+    return sizes_from(read_file(PATH)[0]["sizes"])
 
 
 def give_weights(model: DrFER, same_classes: bool = True) -> None:
@@ -89,8 +83,12 @@ def digest() -> str:
     return hashlib.sha256(PATH.read_bytes()).hexdigest()[:16]
 
 
-def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """Return the card, and the weights with the thin matrices multiplied out."""
+def read_file(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """Return a file's card, and its weights with the thin matrices multiplied out.
+
+    Raises:
+        DrferError: the file is not there, or is damaged.
+    """
     try:
         with safe_open(path, "pt") as stored:
             tensors = {name: stored.get_tensor(name).float() for name in stored.keys()}
@@ -109,7 +107,7 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     return card, tensors
 
 
-def _sizes(stored: dict) -> ModelSizes:
+def sizes_from(stored: dict) -> ModelSizes:
     """Return the sizes that a card has as plain JSON."""
     encoder = stored["encoder"]
     levels = [
@@ -121,8 +119,12 @@ def _sizes(stored: dict) -> ModelSizes:
     return ModelSizes(**stored | widths | {"encoder": encoder})
 
 
-def _differing(model: DrFER, tensors: dict[str, Tensor]) -> list[str]:
-    """Return up to three names that only one side has, or has in another shape."""
+def take_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Give a model the weights of a file.
+
+    Raises:
+        DrferError: they are not exactly those that the model has.
+    """
     wanted = {
         name: tensor.shape
         for name, tensor in model.state_dict().items()
@@ -130,4 +132,9 @@ def _differing(model: DrFER, tensors: dict[str, Tensor]) -> list[str]:
     }
     given = {name: tensor.shape for name, tensor in tensors.items()}
     names = sorted(wanted.keys() | given.keys())
-    return [name for name in names if wanted.get(name) != given.get(name)][:3]
+    if differing := [name for name in names if wanted.get(name) != given.get(name)][:3]:
+        raise DrferError(
+            f"{path} does not hold the weights of this version's model ({', '.join(differing)}): "
+            "take the file that comes with this version"
+        )
+    model.load_state_dict(tensors)
