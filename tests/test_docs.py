@@ -1,5 +1,6 @@
 """What the docs and the README say of the code is true."""
 
+import math
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
 from drfer.evaluation.statistics import paired_difference, summarise
 from drfer.evaluation.store import Store
 from drfer.figures.tables import tables
+from drfer.models.recogniser import load_recogniser
+from drfer.models.shipped import load_model
 from drfer.preprocessing import head_pose, template
 from drfer.preprocessing.resampling import Settings
 from drfer.training.data import DataSettings
@@ -107,8 +110,63 @@ def test_what_fewer_training_people_do_is_stored():
     assert said == made
 
 
+def test_what_the_trained_weights_are_worth_to_few_people_is_stored():
+    """Each line of the table is what the stored answers say, with and without the kit's weights."""
+    stored = load_results(ROOT / "docs" / "fine-tuning")
+    started = {r.protocol.train_share: r for r in stored if "-from-shipped" in r.name}
+    plain = {r.protocol.train_share: r for r in stored if "-from-shipped" not in r.name}
+    assert plain.keys() == started.keys() and len(stored) == 2 * len(plain)
+    made = []
+    for share, without in sorted(plain.items()):
+        answers = [result.tests(BASELINE) for result in (without, started[share])]
+        gain, low, high, _ = paired_difference(*reversed(answers), without.protocol)
+        people = math.ceil(share * 54)
+        means = [_mean_of(result, BASELINE) for result in (without, started[share])]
+        cells = (f"{100 * share:g} %", people, *means, f"{gain:+.1f} ({low:+.1f} to {high:+.1f})")
+        made.append(f"| {' | '.join(map(str, cells))} |")
+    page = (ROOT / "docs" / "your-own-faces.md").read_text()
+    assert [line for line in page.splitlines() if re.match(r"\| \d+ % ", line)] == made
+
+
 def _mean_of(result, row):
     return f"{summarise(result.tests(row), result.protocol).mean:.1f}"
+
+
+def test_the_model_card_says_what_the_files_say():
+    """Each line on unseen people and their groups; and the worst group is named."""
+    page = (ROOT / "docs" / "model-card.md").read_text()
+    drfer, recogniser = load_model()[1], load_recogniser().card
+    made, worst = [], {}
+    for kind, of in recogniser["on unseen people"].items():
+        six = drfer["right on unseen people, %"][kind]
+        numbers = (
+            of["people"],
+            f"{of['scans']:,}",
+            of["right, %"],
+            of["right by class, %"]["neutral"],
+            of["expected calibration error, %"],
+            of["unlike known faces, %"],
+            six["right, %"],
+        )
+        made.append(f"| {kind} | {' | '.join(map(str, numbers))} |")
+        groups = of["right by group, %"]
+        worst[kind] = min(
+            (right, f"{name}: {group}")
+            for name, each in groups.items()
+            for group, right in each.items()
+        )
+    for of, names in recogniser["on unseen people"]["benchmark"]["right by group, %"].items():
+        for name in names:
+            rights = [
+                each["right by group, %"][of][name]
+                for each in recogniser["on unseen people"].values()
+            ]
+            made.append(f"| {of} | {name} | {' | '.join(map(str, rights))} |")
+    for line in made:
+        assert line in page, line
+    for kind, (right, group) in worst.items():
+        assert f"{group} ({kind}, {right} %)" in page
+    assert f"{recogniser['training people']:,} people" in page
 
 
 def test_what_development_people_said_is_stored():

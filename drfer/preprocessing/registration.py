@@ -59,8 +59,8 @@ class RegistrationSettings:
     isolated: float = 3.0
     """Points without a neighbour on the mesh within so many median edges are spikes; left out."""
     coarsest: float = 2.6
-    """Median edge above which a scan's triangles are divided, so that template vertices are paired
-    with its surface and not with corners far away on it. (Open faces have edges of 2 mm.)"""
+    """Median edge above which a scan is fitted once more with its triangles divided, so that template
+    vertices are paired with its surface, and not with corners far away on it. Open faces have 2."""
     tried: int = 4
     """Most promising starts whose fit is carried through if the first did not convince."""
     strain_cost: float = 0.2
@@ -121,6 +121,8 @@ class _Surface:
     points: np.ndarray
     normals: np.ndarray
     tree: cKDTree
+    edge: float
+    """Median length of the scan's edges, mm."""
 
 
 def register(
@@ -130,12 +132,19 @@ def register(
 
     A collar or hair moves the scan's middle, and ICP may end in a false minimum: if the first fit
     does not convince, all starts are tried coarsely, the best of them finely, and the fit of least
-    cost counts.
+    cost counts. What was found of a coarse mesh is fitted once more to its divided triangles.
 
     Raises:
         ScanFormatError: the scan has no surface: all its triangles are without area.
     """
     surface = _surface(scan, settings)
+    found = _best_fit(surface, settings)
+    if surface.edge <= settings.coarsest or found.is_refused(settings):
+        return found
+    return _fine_fit(_surface(scan, settings, divided=True), found.pose, settings)
+
+
+def _best_fit(surface: _Surface, settings: RegistrationSettings) -> Registration:
     first = _coarse_fit(surface, settings.starts[0], settings)
     best = _fine_fit(surface, first.pose, settings)
     if best.cost > settings.sure_cost:
@@ -235,21 +244,30 @@ def _given_up(rotation: np.ndarray, shift: np.ndarray) -> Registration:
     return Registration(_matrix(rotation, shift), endless, endless, 0.0, endless)
 
 
-def _surface(scan: FaceScan, settings: RegistrationSettings) -> _Surface:
-    """Return points of a scan's surface but for spikes, which stand far from all their neighbours."""
+def _surface(scan: FaceScan, settings: RegistrationSettings, divided: bool = False) -> _Surface:
+    """Return a scan's points but for spikes, which stand far from all their neighbours.
+
+    Args:
+        scan: the scan.
+        settings: say which points stand far, and which edges are long.
+        divided: whether triangles are divided into four until half of their edges are short.
+    """
     points, triangles = scan.points.astype(np.float64), scan.triangles
-    shortest = np.full(len(points), np.inf)
     ends, length = _edges(points, triangles)
+    shortest = np.full(len(points), np.inf)
     np.minimum.at(shortest, ends.ravel(), np.repeat(length, 2))
     kept = shortest < settings.isolated * np.median(length)
-    if np.median(length) > settings.coarsest:
-        points, triangles = _divided(points, triangles[kept[triangles].all(axis=1)], settings)
+    if divided:
+        triangles = triangles[kept[triangles].all(axis=1)]
+        while np.median(_edges(points, triangles)[1]) > settings.coarsest:
+            points, triangles = subdivide(points, triangles)
         kept = np.unique(triangles)
     points, normals = points[kept], _normals(points, triangles)[kept]
     if not normals.any():
         raise scan.refusal("its triangles have no area; export it again, as a surface")
     # a scan's points need no balanced tree: it takes twice as long to build and is no faster
-    return _Surface(points, normals, cKDTree(points, balanced_tree=False, compact_nodes=False))
+    tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
+    return _Surface(points, normals, tree, float(np.median(length)))
 
 
 def _edges(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -257,15 +275,6 @@ def _edges(points: np.ndarray, triangles: np.ndarray) -> tuple[np.ndarray, np.nd
     ends = triangles[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     along = points[ends[:, 0]] - points[ends[:, 1]]
     return ends, np.sqrt(np.einsum("ed,ed->e", along, along))
-
-
-def _divided(
-    points: np.ndarray, triangles: np.ndarray, settings: RegistrationSettings
-) -> tuple[np.ndarray, np.ndarray]:
-    """Divide triangles into four until half of their edges are short enough."""
-    while len(triangles) and np.median(_edges(points, triangles)[1]) > settings.coarsest:
-        points, triangles = subdivide(points, triangles)
-    return points, triangles
 
 
 def _normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
