@@ -32,7 +32,7 @@ from drfer.models.drfer import DrFER
 from drfer.models.recogniser import CLASSES, Recogniser
 from drfer.models.shipped import PATH
 from drfer.preprocessing.faceset import VERSION, FaceSet
-from drfer.training.correspondence import template_clouds
+from drfer.preprocessing.resampling import template_clouds
 from drfer.training.data import Augmentation, DataSettings
 from drfer.training.stages import STAGES
 from tools.make_personal import likeliest_temperature

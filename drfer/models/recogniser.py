@@ -17,8 +17,8 @@ from drfer.common.device import device
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.fast.encoder import FastEncoder
 from drfer.models.branch import Classifier
-from drfer.models.shipped import read_file, sizes_from, take_weights
-from drfer.training.correspondence import template_clouds
+from drfer.models.shipped import fill, read_file, sizes_from
+from drfer.preprocessing.resampling import template_clouds
 
 PATH = Path(__file__).with_name("recogniser.safetensors")
 """The kit's own file."""
@@ -92,5 +92,5 @@ def load_recogniser(path: Path | None = None) -> Recogniser:
     path = Path(path or PATH)
     card, tensors = read_file(path)
     recogniser = Recogniser(card)
-    take_weights(recogniser, tensors, path)
+    fill(recogniser, tensors, path)
     return recogniser.to(device()).eval()

@@ -48,7 +48,7 @@ def load_model(path: Path | None = None) -> tuple[DrFER, dict]:
     card, tensors = read_file(path)
     model = DrFER(sizes_from(card["sizes"]), subjects=1)
     model.identity.classifier = None
-    take_weights(model, tensors, path)
+    fill(model, tensors, path)
     return model.to(device()).eval(), card
 
 
@@ -119,7 +119,7 @@ def sizes_from(stored: dict) -> ModelSizes:
     return ModelSizes(**stored | widths | {"encoder": encoder})
 
 
-def take_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Give a model the weights of a file.
 
     Raises:

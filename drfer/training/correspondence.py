@@ -13,33 +13,6 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from drfer.common.device import device
-from drfer.common.errors import DrferError
-
-
-def template_clouds(vertices: np.ndarray, missing: np.ndarray, points: int) -> np.ndarray:
-    """Return each scan's first template vertices that it has.
-
-    They are in the template's farthest-point order, which is an even one on every scan.
-
-    Args:
-        vertices: where the template's first vertices lie on each scan, shape (n, V, 3).
-        missing: which of them a scan has no surface for, shape (n, V).
-        points: how many points P each cloud has.
-
-    Returns:
-        Clouds, shape (n, P, 3).
-
-    Raises:
-        DrferError: a scan has fewer vertices.
-    """
-    fewest = (~missing).sum(axis=1).min()
-    if fewest < points:
-        raise DrferError(
-            f"a scan has {fewest} of the template's first {vertices.shape[1]} vertices, and "
-            f"{points} are needed as its input"
-        )
-    first = np.argsort(missing, axis=1, kind="stable")[:, :points]
-    return np.take_along_axis(vertices, first[..., None], axis=1)
 
 
 class Displacements:

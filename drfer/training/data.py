@@ -17,7 +17,8 @@ from drfer.common.errors import DrferError
 from drfer.datasets.scan import NEUTRAL
 from drfer.preprocessing.faceset import FaceSet, mean_face
 from drfer.preprocessing.head_pose import PosedFaces
-from drfer.training.correspondence import Displacements, template_clouds
+from drfer.preprocessing.resampling import template_clouds
+from drfer.training.correspondence import Displacements
 from drfer.training.surfaces import Surfaces
 
 

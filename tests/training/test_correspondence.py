@@ -18,7 +18,8 @@ from random_faces import (
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.preprocessing.head_pose import PosedFaces
-from drfer.training.correspondence import Displacements, filled, template_clouds
+from drfer.preprocessing.resampling import template_clouds
+from drfer.training.correspondence import Displacements, filled
 from drfer.training.data import DataSettings, FoldData
 from drfer.training.trainer import fresh_model, predict
 
