@@ -355,19 +355,20 @@ def test_what_making_needs_is_named_if_it_is_not_installed(tmp_path, monkeypatch
 
 
 def test_the_heads_that_ship_are_those_that_anny_makes():
+    """To a micrometre: float32 sums differ by 0.2 of one between makers of processors."""
     head = open_head.load()
     for seed, count, names in ((0, 100, ["F0001", "F0056", "M0044"]), (1, 12, ["M0005"])):
         shipped = open_head.load_people(seed)
         assert list(shipped) == subject_names(count)
         made, people = module.make_heads(names, seed)
         for name in names:
-            np.testing.assert_allclose(shipped[name], people[name], atol=1e-4)
+            np.testing.assert_allclose(shipped[name], people[name], atol=1e-3)
     assert open_head.load_people(2) == {}
     assert head.units == made.units and head.subdivisions == made.subdivisions
     np.testing.assert_array_equal(head.triangles, made.triangles)
     np.testing.assert_array_equal(head.seen_from_front, made.seen_from_front)
-    np.testing.assert_allclose(head.average, made.average, atol=1e-4)
-    np.testing.assert_allclose(head.unit_shapes, made.unit_shapes, atol=1e-4)
+    np.testing.assert_allclose(head.average, made.average, atol=1e-3)
+    np.testing.assert_allclose(head.unit_shapes, made.unit_shapes, atol=1e-3)
 
 
 def test_other_people_than_those_that_ship_need_the_body_model(own, monkeypatch):
