@@ -11,8 +11,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from drfer.common.errors import ScanFormatError
 from drfer.common.files import cached_arrays, digest_of
@@ -26,6 +24,7 @@ from drfer.datasets.anny3dfe.database import (
     subject_names,
 )
 from drfer.datasets.anny3dfe.expressions import Spread
+from drfer.datasets.anny3dfe.generator import skin_of
 from drfer.datasets.anny3dfe.head import load as load_head
 from drfer.datasets.anny3dfe.identity import Identity, draw_identity
 from drfer.datasets.anny3dfe.scanner import Scanner
@@ -39,7 +38,7 @@ TRAINING = range(2001, 2021)
 APART = range(2101, 2103)
 """Populations whose people set temperature and limits; like all seeds from 1000 on, of development."""
 UNSEEN = range(2201, 2203)
-"""Populations that the card's numbers are of, and nothing else."""
+"""Populations that the card's numbers are of."""
 LEVELS = (3, 4, 2, 4, 3)
 """Intensity of a population's expressions, in turn."""
 
@@ -231,8 +230,4 @@ def _preprocess_person(
 def _eyes() -> np.ndarray:
     """Which of the head's triangles a scanner sees that are not of its skin, shape (t,)."""
     head = load_head()
-    ends = np.concatenate([head.triangles[:, [0, 1]], head.triangles[:, [1, 2]]])
-    graph = sparse.coo_matrix((np.ones(len(ends)), ends.T), shape=(len(head.average),) * 2)
-    _, component = connected_components(graph, directed=False)
-    skin = component == np.bincount(component).argmax()
-    return head.seen_from_front & ~skin[head.triangles[:, 0]]
+    return head.seen_from_front & ~skin_of(head.triangles)[head.triangles[:, 0]]

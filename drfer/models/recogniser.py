@@ -1,8 +1,8 @@
-"""What `drfer predict` asks of a face: a classifier that has met many people, and knows its limits.
+"""The model that `drfer predict` asks: it has met many people, and says when it has met no such face.
 
-It is the expression branch's encoder and classifier, trained with what the table of rows calls "beyond
-the paper": the same template vertices of every scan go in, expressions are carried between training
-people, and a face at rest is a seventh class. `tools/make_shipped.py` makes its file.
+It is the encoder and classifier of the expression branch. It differs from the paper's in two things:
+the same template vertices of every scan go in, and a face at rest is a seventh class.
+`tools/make_shipped.py` makes its file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from drfer.preprocessing.resampling import template_clouds
 PATH = Path(__file__).with_name("recogniser.safetensors")
 """The kit's own file."""
 CLASSES = (*EXPRESSIONS, NEUTRAL)
+"""What it tells apart, by their labels."""
 
 
 class Recogniser(nn.Module):
@@ -61,9 +62,8 @@ class Recogniser(nn.Module):
         clouds = torch.from_numpy(template_clouds(vertices, missing, self.points))
         features = self.features(clouds)
         probabilities = (self.classifier(features) / self.card["temperature"]).softmax(dim=1)
-        return probabilities.cpu().numpy(), (
-            self.distance(features) > self.card["limit"]
-        ).cpu().numpy()
+        unlike = self.distance(features) > self.card["limit"]
+        return probabilities.cpu().numpy(), unlike.cpu().numpy()
 
     def features(self, clouds: Tensor) -> Tensor:
         """Return the encoder's features, shape (n, d), of clouds (n, P, 3)."""

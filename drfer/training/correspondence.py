@@ -1,7 +1,7 @@
 """What the template's correspondence allows beyond the paper: the same points in, expressions carried.
 
 Every registered scan has the template's vertices. So a network can be shown the same vertices of
-every scan instead of points that are sampled from each; and what a person's face does, vertex by
+every scan instead of points that are sampled from each (`resampling.template_clouds`); and what a person's face does, vertex by
 vertex, can be done to another person's neutral face.
 """
 

@@ -221,14 +221,25 @@ def _part_of(local_change: str) -> str:
     return name.split("-")[0]
 
 
+def skin_of(triangles: np.ndarray) -> np.ndarray:
+    """Return which vertices belong to a head's skin, shape (v,): to the largest of its parts.
+
+    Eyes, teeth and tongue are parts of their own.
+
+    Args:
+        triangles: of the head, shape (t, 3).
+    """
+    ends = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]]])
+    graph = sparse.coo_matrix((np.ones(len(ends)), ends.T), shape=(triangles.max() + 1,) * 2)
+    _, component = connected_components(graph, directed=False)
+    return component == np.bincount(component).argmax()
+
+
 def _seen_from_front(
     vertices: np.ndarray, triangles: np.ndarray, inside: MouthInside
 ) -> np.ndarray:
     """Return False for the triangles of the mouth's inside: tongue, teeth, and the cavity."""
-    ends = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]]])
-    graph = sparse.coo_matrix((np.ones(len(ends)), ends.T), shape=(len(vertices),) * 2)
-    _, component = connected_components(graph, directed=False)
-    skin = component == np.bincount(component).argmax()
+    skin = skin_of(triangles)
     centre = vertices[triangles].mean(axis=1)
     x, y = centre[:, 0], centre[:, 1]
     around_mouth = (np.abs(x) < inside.half_width) & (y > inside.bottom) & (y < inside.top)
