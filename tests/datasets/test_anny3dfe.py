@@ -365,7 +365,11 @@ def test_the_heads_that_ship_are_those_that_anny_makes():
             np.testing.assert_allclose(shipped[name], people[name], atol=1e-3)
     assert open_head.load_people(2) == {}
     assert head.units == made.units and head.subdivisions == made.subdivisions
-    np.testing.assert_array_equal(head.triangles, made.triangles)
+    # anny divides each square along its shorter diagonal, and four squares have two of one length
+    squares, theirs = (one.triangles.reshape(-1, 6) for one in (head, made))
+    differ = np.flatnonzero((squares != theirs).any(axis=1))
+    assert len(differ) <= 4
+    assert all(set(squares[i]) == set(theirs[i]) and len(set(squares[i])) == 4 for i in differ)
     np.testing.assert_array_equal(head.seen_from_front, made.seen_from_front)
     np.testing.assert_allclose(head.average, made.average, atol=1e-3)
     np.testing.assert_allclose(head.unit_shapes, made.unit_shapes, atol=1e-3)
