@@ -20,7 +20,13 @@ from drfer.figures.style import NORMAL, literal, look, marks_of, save, sheet
 from drfer.models.drfer import DrFER
 from drfer.models.personal import PersonalModel, load_personal_model
 from drfer.models.recogniser import CLASSES, Recogniser
-from drfer.preprocessing.resampling import Carried, Settings, carry_template, network_input
+from drfer.preprocessing.resampling import (
+    OTHER_FACES,
+    Carried,
+    Settings,
+    carry_template,
+    network_input,
+)
 from drfer.register import DOUBT, write
 
 UNLIKE = "unlike the faces that the model has met: its answer means little"
@@ -38,8 +44,8 @@ class Prediction:
     """Whether the model has met no such face, so that its answer means little."""
     residual: float
     """Of the registration, mm."""
-    doubtful: bool
-    """Whether it registered less well than any good scan of a face."""
+    doubts: tuple[str, ...]
+    """In what it registered less well than any good scan of a face."""
     registered: np.ndarray
     """The scan as the network sees it, shape (P, 3), mm."""
     neutralised: np.ndarray
@@ -58,6 +64,8 @@ class Person:
     """Names the expression by what differs between two scans of one person."""
     neutral: Carried
     """The common mesh on the neutral scan."""
+    source: str
+    """The file of the neutral scan."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Answer:
             }
             said["unlike known faces"] = found.unlike
             said["registration residual, mm"] = round(found.residual, 3)
-            said["doubtful"] = found.doubtful
+            said["doubtful"] = bool(found.doubts)
+            said["doubts"] = list(found.doubts)
         if self.picture:
             said["picture"] = str(self.picture)
         if self.written:
@@ -102,8 +111,8 @@ class Answer:
             lines.append(f"  {name:<10} {100 * value:5.1f} %  {'#' * round(30 * value)}")
         if self.prediction.unlike:
             lines.append(f"  {UNLIKE}")
-        if self.prediction.doubtful:
-            lines.append(f"  {DOUBT}")
+        if self.prediction.doubts:
+            lines.append(f"  {DOUBT.format('; '.join(self.prediction.doubts))}")
         lines.append(f"  picture: {self.picture or self.refusal}")
         return "\n".join([*lines, *(f"  {path}" for path in self.written)])
 
@@ -161,7 +170,8 @@ def person_of(neutral: Path, up: str = "y", unit: str | None = None) -> Person:
         DrferError: it cannot be read, or does not register as a face.
     """
     check_axis_and_unit(up, unit)
-    return Person(load_personal_model(), carry_template(read_scan(neutral, up=up, unit=unit)))
+    scan = read_scan(neutral, up=up, unit=unit)
+    return Person(load_personal_model(), carry_template(scan, OTHER_FACES), str(neutral))
 
 
 def _of_scan(
@@ -172,7 +182,7 @@ def _of_scan(
 
 @torch.no_grad()
 def predict(
-    model: DrFER, namer: Recogniser | Person, scan: FaceScan, settings: Settings = Settings()
+    model: DrFER, namer: Recogniser | Person, scan: FaceScan, settings: Settings = OTHER_FACES
 ) -> Prediction:
     """Register and sample one scan, name its expression, and take its identity apart.
 
@@ -180,10 +190,11 @@ def predict(
         model: in evaluation; draws the neutralised face.
         namer: names the expression: a recogniser, or in personal mode the person whose scan it is.
         scan: a face, turned by up to 30 degrees from the front.
-        settings: of the preprocessing; those that the models were trained with.
+        settings: of the preprocessing.
 
     Raises:
-        ScanFormatError: the scan does not register as a face.
+        ScanFormatError: the scan does not register as a face, or is of another person than the
+            neutral scan.
         DrferError: it has too few of the vertices that the recogniser takes.
     """
     carried = carry_template(scan, settings)
@@ -191,10 +202,15 @@ def predict(
     points = model.expression.decoder.layers[-1].out_features // 3
     cloud = torch.from_numpy(seen["cloud"][None, :points]).to(next(model.parameters()).device)
     faces = torch.cat([cloud, model.identity(cloud)]).cpu().numpy() * settings.frame_length
-    doubtful, unlike, own_neutral = bool(seen["doubtful"]), False, None
+    doubts, unlike, own_neutral = carried.doubts, False, None
     if isinstance(namer, Person):
+        if namer.model.of_two_people(carried, namer.neutral):
+            raise scan.refusal(
+                f"differs from {namer.source} by more than an expression: by their shapes they are "
+                "two people; give this person's neutral scan, or leave out --neutral"
+            )
         probabilities = namer.model.probabilities(carried, namer.neutral)
-        doubtful = doubtful or namer.neutral.doubtful
+        doubts += tuple(f"the neutral scan: {doubt}" for doubt in namer.neutral.doubts)
         own_neutral = network_input(namer.neutral, settings)["cloud"][:points]
         own_neutral = own_neutral * settings.frame_length
     else:
@@ -205,7 +221,7 @@ def predict(
         probabilities=probabilities,
         unlike=unlike,
         residual=float(seen["residual"]),
-        doubtful=doubtful,
+        doubts=doubts,
         registered=faces[0],
         neutralised=faces[1],
         carried=carried,

@@ -16,9 +16,9 @@ from drfer.each_scan import each_scan, output_name
 from drfer.figures.faces import CLAY, draw_face, scale_bar, simplified, surface
 from drfer.figures.style import BLUE, NORMAL, ORANGE, literal, look, save, sheet
 from drfer.preprocessing import template as common_mesh
-from drfer.preprocessing.resampling import Carried, carry_template
+from drfer.preprocessing.resampling import OTHER_FACES, Carried, carry_template
 
-DOUBT = "it registers less well than a good scan of a face: look at the picture"
+DOUBT = "it registers less well than a good scan of a face ({}): look at the picture"
 WIRES = 1000
 """Vertices of the mesh that a picture draws over the scan."""
 
@@ -45,8 +45,8 @@ class Answer:
             self.source,
             f"  residual {fit.residual:.2f} mm, {1 - self.carried.missing.mean():.0%} of the mesh found",
         ]
-        if self.carried.doubtful:
-            lines.append(f"  {DOUBT}")
+        if self.carried.doubts:
+            lines.append(f"  {DOUBT.format('; '.join(self.carried.doubts))}")
         return "\n".join([*lines, *(f"  {path}" for path in self.written)])
 
 
@@ -64,7 +64,7 @@ def answers(paths: tuple[Path, ...], up: str, unit: str | None, out: Path) -> It
     """
 
     def carried(scan: FaceScan) -> tuple[FaceScan, Carried]:
-        return scan, carry_template(scan)
+        return scan, carry_template(scan, OTHER_FACES)
 
     for path, made, refusal in each_scan(paths, up, unit, carried):
         if made is None:
@@ -127,7 +127,8 @@ def pose_of(scan: FaceScan, carried: Carried) -> dict:
         "residual, mm": round(fit.residual, 3),
         "strain": round(fit.strain, 3),
         "share of the mesh found": round(float(1 - carried.missing.mean()), 4),
-        "doubtful": bool(carried.doubtful),
+        "doubtful": bool(carried.doubts),
+        "doubts": list(carried.doubts),
     }
 
 

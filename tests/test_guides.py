@@ -87,7 +87,7 @@ def test_a_scan_is_registered_in_two_lines(database, tmp_path, monkeypatch):
     [code] = blocks("your-own-faces.md")
     names = {}
     exec(code, names)
-    assert names["carried"].points.shape == (39_923, 3) and not names["carried"].doubtful
+    assert names["carried"].points.shape == (39_923, 3) and not names["carried"].doubts
 
 
 def test_pytorch_geometrics_example_trains_on_the_faces(faces, capsys):

@@ -10,8 +10,9 @@ import trimesh
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, ScanKey
-from drfer.models.personal import PATH, load_personal_model, softmax
+from drfer.models.personal import ARRAYS, PATH, load_personal_model, softmax
 from tools import make_personal
+from tools.unseen_people import calibration_error
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,7 +23,7 @@ def model(faces):
 
 
 def carried(points, missing):
-    return SimpleNamespace(points=points, missing=missing, doubtful=False)
+    return SimpleNamespace(points=points, missing=missing, doubts=())
 
 
 def of(faces, scan):
@@ -79,18 +80,42 @@ def test_the_calibration_error_is_that_of_its_definition():
             sure = np.mean([probabilities[row].max() for row in inside])
             right = np.mean([probabilities[row].argmax() == labels[row] for row in inside])
             total += len(inside) / 200 * abs(sure - right)
-    assert make_personal.calibration_error(probabilities, labels) == pytest.approx(100 * total)
+    assert calibration_error(probabilities, labels) == pytest.approx(100 * total)
     sure = np.eye(6)[labels]
-    assert make_personal.calibration_error(sure, labels) == 0
+    assert calibration_error(sure, labels) == 0
+
+
+def test_another_persons_neutral_scan_is_told_from_the_own(model, faces):
+    """As linear discriminants: the directions are those of their definition."""
+    knowing = make_personal.knowing_people(model, [faces], faces)
+    own, other = (make_personal.seen_by(model, faces, who)[0] for who in (0, 1))
+    told = make_personal.taken_for_two(knowing, faces)
+    assert told["own neutral scan"] <= 1 and told["another's"] == 100
+    by_hand = [
+        min(
+            np.linalg.norm((row[..., None] * knowing.directions).sum(axis=(0, 1)) - shown)
+            for shown in knowing.shown
+        )
+        for row in other[:5]
+    ]
+    np.testing.assert_allclose(knowing.distance(other[:5]), by_hand)
+    assert knowing.limit == np.percentile(knowing.distance(own), make_personal.OWN)
+    neutral = faces.keys.index(ScanKey("F0001", "neutral", 0))
+    shown = next(n for n, key in enumerate(faces.keys) if key.subject == "F0001" and key.intensity)
+    another = next(n for n, key in enumerate(faces.keys) if key.subject != "F0001")
+    assert not knowing.of_two_people(of(faces, shown), of(faces, neutral))
+    assert knowing.of_two_people(of(faces, another), of(faces, neutral))
 
 
 def test_a_model_is_read_as_it_was_written(model, tmp_path):
     path = tmp_path / "personal.safetensors"
-    written = replace(model, temperature=0.5, card={"temperature": 0.5, "of": "a test"})
+    card = {"temperature": 0.5, "limit": 3.0, "of": "a test"}
+    written = replace(model, temperature=0.5, limit=3.0, card=card)
     make_personal.write(written, path)
     read = load_personal_model(path)
     assert read.temperature == 0.5 and read.card["of"] == "a test"
-    for name in ("used", "mean", "weight", "bias"):
+    assert read.limit == 3.0
+    for name in ("used", *ARRAYS):
         assert np.allclose(getattr(read, name), getattr(model, name), atol=1e-5)
 
 
@@ -98,7 +123,7 @@ def test_a_model_is_read_as_it_was_written(model, tmp_path):
 def test_a_damaged_file_is_one_sentence(model, tmp_path, damage):
     path = tmp_path / "personal.safetensors"
     if damage == "cut off":
-        make_personal.write(replace(model, card={"temperature": 1.0}), path)
+        make_personal.write(replace(model, card={"temperature": 1.0, "limit": 1.0}), path)
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "a text":
         path.write_text("no weights")
@@ -143,3 +168,18 @@ def test_a_neutral_scan_that_is_none_is_refused_before_anything_is_answered(
         code, said = command("predict", scan, "--neutral", tmp_path / bad, "--out", tmp_path / "o")
         assert code == 2 and reason in said.err and not said.out
     assert not (tmp_path / "o").exists()
+
+
+def test_a_neutral_scan_of_somebody_else_is_one_sentence(
+    command, database, scans_of_a_person, tmp_path
+):
+    other = database.load(ScanKey("M0001", "neutral", 0))
+    trimesh.Trimesh(other.points, other.triangles, process=False).export(tmp_path / "other.ply")
+    scan = scans_of_a_person / "anger.ply"
+    out = tmp_path / "o"
+    code, said = command("predict", scan, "--neutral", tmp_path / "other.ply", "--out", out)
+    assert code == 2 and "two people" in said.out and "other.ply" in said.out
+    assert not list(out.glob("*"))
+    told = load_personal_model().card["taken for scans of two people, %"]
+    for kind in told.values():
+        assert kind["own neutral scan"] <= 5 and kind["another's"] >= 95

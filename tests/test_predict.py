@@ -48,7 +48,7 @@ def model_file(faces, tmp_path_factory):
 def recogniser_path(model_file, faces):
     """A tiny recogniser, made likewise; the same people set its temperature and its limit."""
     path, store = model_file.parent / "recogniser.safetensors", Store(model_file.parent / "store")
-    make_shipped.make_recogniser(TINY, faces, faces, store, lambda made: {"strangers": 50.0}, path)
+    make_shipped.make_recogniser(TINY, faces, faces, faces, store, lambda made: {"strangers": 50.0}, path)
     return path
 
 
@@ -212,7 +212,7 @@ def test_a_turned_head_is_turned_back(tiny, scan, degrees):
     turn = trimesh.transformations.rotation_matrix(np.radians(degrees), [0, 1, 0])[:3, :3]
     turned = replace(scan, points=(scan.points @ turn.T + [50, 0, 9]).astype(np.float32))
     found, expected = said_of(turned), said_of(scan)
-    assert not found.doubtful
+    assert not found.doubts
     assert np.abs(found.registered.mean(axis=0) - expected.registered.mean(axis=0)).max() < 1, "mm"
 
 

@@ -1,7 +1,9 @@
 """Make the model of personal mode that comes with the kit: `python -m tools.make_personal`.
 
 It is trained on development people, its temperature is set on others of them, and what the card says
-of it is measured on the people that independent draws are tested on, who had a part in neither.
+of it is measured on the people that independent draws are tested on, who had a part in neither. What
+tells another person's neutral scan from the own is learned from the thousand people of the other two
+models (`tools/many_people.py`), and its limit set by the hundred apart.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
+from scipy.linalg import eigh
 from sklearn.linear_model import RidgeClassifier
 
 from drfer.common.files import written_whole
@@ -20,23 +23,33 @@ from drfer.evaluation.draws import DrawFaces
 from drfer.evaluation.linear import REGULARISATION, SMALLEST_SHARE, VERTICES
 from drfer.evaluation.origin import provenance
 from drfer.evaluation.protocol import Draws
-from drfer.models.personal import PATH, PersonalModel, softmax
+from drfer.models.personal import ARRAYS, PATH, PersonalModel, softmax
 from drfer.preprocessing.faceset import FaceSet
 from drfer.preprocessing.resampling import Settings
+from tools.many_people import APART, NARROW, TRAINING, many_people
+from tools.unseen_people import calibration_error
 
 MM = Settings().frame_length
 TEMPERATURES = np.geomspace(0.02, 2, 60)
+DIRECTIONS, SHRINKAGE = 8, 0.3
+"""Along which people differ, and how much of their own scans' mean variance is added to all."""
+OWN = 99.5
 
 
-def movements(faces: FaceSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return how far each expressive scan's vertices lie from those of the same person's neutral.
+def movements(faces: FaceSet, other: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how far each expressive scan's vertices lie from those of a neutral scan.
+
+    Args:
+        faces: scans of people who have a neutral one each.
+        other: whose neutral scan: 0 for the own, or of the person so many places further on.
 
     Returns:
         Movements (n, V, 3), mm; which of them both scans have, (n, V); and expressions (n,).
     """
     neutral_of = {k.subject: scan for scan, k in enumerate(faces.keys) if k.expression == NEUTRAL}
+    of_whom = dict(zip(neutral_of, np.roll(list(neutral_of), -other)))
     scans = np.array([n for n, key in enumerate(faces.keys) if key.expression != NEUTRAL])
-    neutral = np.array([neutral_of[faces.keys[scan].subject] for scan in scans])
+    neutral = np.array([neutral_of[of_whom[faces.keys[scan].subject]] for scan in scans])
     there = ~faces.missing[:, :VERTICES]
     vertices = faces.vertices[:, :VERTICES].astype(np.float64) * MM
     labels = np.array([EXPRESSIONS.index(faces.keys[scan].expression) for scan in scans])
@@ -52,14 +65,54 @@ def fit(parts: list[FaceSet]) -> PersonalModel:
     rows = np.where(there, moved, mean).reshape(len(moved), -1)
     ridge = RidgeClassifier(alpha=REGULARISATION * MM**2).fit(rows, labels)
     weight = ridge.coef_.reshape(len(EXPRESSIONS), len(used), 3)
-    return PersonalModel(used, mean, weight, ridge.intercept_, 1.0, {})
+    nobody = np.zeros((len(used), 3, 0)), np.zeros((len(EXPRESSIONS), 0))
+    return PersonalModel(used, mean, weight, ridge.intercept_, 1.0, *nobody, np.inf, {})
 
 
 def scores_of(model: PersonalModel, faces: FaceSet) -> tuple[np.ndarray, np.ndarray]:
     """Return a model's scores of each expressive scan, (n, 6), and its expression, (n,)."""
-    moved, there, labels = movements(faces)
+    moved, labels = seen_by(model, faces)
+    return model.scores(moved), labels
+
+
+def seen_by(model: PersonalModel, faces: FaceSet, other: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the movements that a model looks at, (n, k, 3), and their expressions (see above)."""
+    moved, there, labels = movements(faces, other)
     moved, there = moved[:, model.used], there[:, model.used, None]
-    return model.scores(np.where(there, moved, model.mean)), labels
+    return np.where(there, moved, model.mean), labels
+
+
+def knowing_people(model: PersonalModel, parts: list[FaceSet], apart: FaceSet) -> PersonalModel:
+    """Return the model with what tells two people apart from one: linear discriminant analysis.
+
+    Args:
+        model: looks at movements.
+        parts: people of each population, to learn from: own neutral scans, and the next person's.
+        apart: other people, of whose own scans `OWN` percent shall not be taken for another's.
+    """
+    moved, labels = (np.concatenate(each) for each in zip(*(seen_by(model, p) for p in parts)))
+    wrong = np.concatenate([seen_by(model, part, other=1)[0] for part in parts])
+    means = np.stack([moved[labels == c].mean(axis=0) for c in range(len(EXPRESSIONS))])
+    within, between = (
+        np.cov(rows.reshape(len(rows), -1).T, bias=True) for rows in (moved - means[labels], wrong)
+    )
+    size = len(within)
+    within += SHRINKAGE * np.trace(within) / size * np.eye(size)
+    found = eigh(between, within, subset_by_index=(size - DIRECTIONS, size - 1))[1]
+    directions = found.reshape(len(model.used), 3, DIRECTIONS)
+    shown = np.einsum("nki,kid->nd", means, directions)
+    model = replace(model, directions=directions, shown=shown)
+    own = model.distance(seen_by(model, apart)[0])
+    return replace(model, limit=float(np.percentile(own, OWN)))
+
+
+def taken_for_two(model: PersonalModel, faces: FaceSet) -> dict[str, float]:
+    """Return how often scans are taken for those of two people, in percent."""
+    own, other = (
+        float(np.mean(model.distance(seen_by(model, faces, who)[0]) > model.limit))
+        for who in (0, 1)
+    )
+    return {"own neutral scan": round(100 * own, 2), "another's": round(100 * other, 2)}
 
 
 def calibrated(model: PersonalModel, faces: FaceSet) -> PersonalModel:
@@ -76,25 +129,12 @@ def likeliest_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(min(TEMPERATURES, key=surprise))
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error in percent (Guo et al. 2017).
-
-    Answers are sorted into equal intervals of their probability; in each, the mean probability is
-    held against the share of right answers, and the differences are averaged by scans.
-    """
-    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    interval = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = [
-        np.abs(sure[interval == one].sum() - right[interval == one].sum()) for one in range(bins)
-    ]
-    return 100 * float(sum(gaps)) / len(labels)
-
-
 def main() -> None:
     """Make the kit's own file."""
     first, second = (DrawFaces(Draws(development=True), draw) for draw in (1, 2))
     (one, apart), (two, _) = first._parts, second._parts
     model = calibrated(fit([one, two, first.further]), apart)
+    model = knowing_people(model, everyone(), many_people(APART, NARROW))
     unseen = DrawFaces(Draws())
     parts = [unseen.further, unseen._parts[1]]
     scores, labels = (np.concatenate(each) for each in zip(*(scores_of(model, p) for p in parts)))
@@ -103,6 +143,7 @@ def main() -> None:
     people = len(one.subjects) + len(two.subjects) + len(first.further.subjects)
     card = {
         "temperature": model.temperature,
+        "limit": model.limit,
         "training people": people,
         "people for the temperature": len(apart.subjects),
         "unseen people": sum(len(part.subjects) for part in parts),
@@ -114,20 +155,24 @@ def main() -> None:
         "expected calibration error on unseen people, %": round(
             calibration_error(probabilities, labels), 2
         ),
+        "taken for scans of two people, %": {
+            kind: taken_for_two(model, faces) for kind, faces in unseen().items()
+        },
         "provenance": provenance(),
     }
     write(replace(model, card=card), PATH)
     print(json.dumps(card, indent=2))
 
 
+def everyone() -> list[FaceSet]:
+    """Return the thousand people, population by population."""
+    return [many_people(range(seed, seed + 1), NARROW) for seed in TRAINING]
+
+
 def write(model: PersonalModel, path: Path) -> None:
     """Write a model's file."""
-    arrays = {
-        "used": model.used.astype(np.int32),
-        "mean": model.mean.astype(np.float32),
-        "weight": model.weight.astype(np.float32),
-        "bias": model.bias.astype(np.float32),
-    }
+    arrays = {name: getattr(model, name).astype(np.float32) for name in ARRAYS}
+    arrays["used"] = model.used.astype(np.int32)
     # safetensors writes bytes as they lie, and takes a transposed array for one that is not
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with written_whole(path) as target:

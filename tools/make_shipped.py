@@ -32,11 +32,11 @@ from drfer.models.drfer import DrFER
 from drfer.models.recogniser import CLASSES, Recogniser
 from drfer.models.shipped import PATH
 from drfer.preprocessing.faceset import VERSION, FaceSet
-from drfer.preprocessing.resampling import template_clouds
+from drfer.preprocessing.resampling import OTHER_FACES, template_clouds
 from drfer.training.data import Augmentation, DataSettings
 from drfer.training.stages import STAGES
 from tools.make_personal import likeliest_temperature
-from tools.many_people import APART, NARROW, TRAINING, many_people
+from tools.many_people import APART, NARROW, TRAINING, Population, Warped, many_people
 from tools.unseen_people import labels_in, right_of, unseen, worth_of
 
 RANK = 40
@@ -51,6 +51,7 @@ EPOCHS = {
     "iii": 3,
 }
 """Twenty times as many people as in a fold: fewer epochs are more steps, three times as many."""
+EPOCHS_OF_RECOGNISER = 80
 BEYOND = DataSettings(input="template", neutral_class=True)
 """What the recogniser is shown: the row beyond the paper that did best on development people."""
 MILD = Augmentation(largest_dropout=0.5, scale=(0.95, 1.05))
@@ -101,6 +102,7 @@ def make_recogniser(
     preset: Preset,
     faces: FaceSet,
     apart: FaceSet,
+    warped: FaceSet,
     store: Store,
     worth: Callable[[Recogniser], dict],
     path: Path = recogniser_file.PATH,
@@ -111,6 +113,7 @@ def make_recogniser(
         preset: sizes, and the length of stage i.
         faces: the scans.
         apart: scans of other people, by which temperature and limit are set.
+        warped: the same people, warped; the temperature is set by these, too.
         store: for the training.
         worth: says of the finished recogniser what its card says of people whom it never saw.
         path: the file to write.
@@ -126,7 +129,7 @@ def make_recogniser(
     labels = data.labels[data.train]
     made.means = torch.stack([features[labels == c].mean(dim=0) for c in range(len(CLASSES))])
     made.directions = whitening(features - made.means[labels])
-    made.card |= calibration(made, apart)
+    made.card |= calibration(made, apart, warped)
     made.card |= worth(made)
     tensors = {
         name: tensor.half() if tensor.dim() > 1 else tensor
@@ -142,16 +145,18 @@ def whitening(deviations: Tensor) -> Tensor:
     return directions[:, -DIRECTIONS:] / variance[-DIRECTIONS:].sqrt()
 
 
-def calibration(recogniser: Recogniser, faces: FaceSet) -> dict[str, float]:
-    """Return the temperature under which some people's answers are likeliest, and the limit."""
-    clouds = template_clouds(faces.vertices, faces.missing, recogniser.points)
-    features = recogniser.features(torch.from_numpy(clouds))
-    scores = recogniser.classifier(features).cpu().numpy()
-    limit = np.percentile(recogniser.distance(features).cpu().numpy(), UNLIKE)
-    return {
-        "temperature": likeliest_temperature(scores, labels_in(CLASSES, faces)),
-        "limit": float(limit),
-    }
+def calibration(recogniser: Recogniser, apart: FaceSet, warped: FaceSet) -> dict[str, float]:
+    """Return the temperature under which answers are likeliest, and the limit (see above)."""
+    features = [
+        recogniser.features(
+            torch.from_numpy(template_clouds(part.vertices, part.missing, recogniser.points))
+        )
+        for part in (apart, warped)
+    ]
+    scores = recogniser.classifier(torch.cat(features)).cpu().numpy()
+    labels = np.concatenate([labels_in(CLASSES, part) for part in (apart, warped)])
+    limit = np.percentile(recogniser.distance(features[0]).cpu().numpy(), UNLIKE)
+    return {"temperature": likeliest_temperature(scores, labels), "limit": float(limit)}
 
 
 @torch.no_grad()
@@ -225,13 +230,14 @@ def main() -> None:
         return
     strangers = unseen()
     make(preset, faces, store, lambda model: right_of(model, strangers))
-    apart = many_people(APART, NARROW)
-    make_recogniser(preset, faces, apart, store, lambda made: worth_of(made, strangers))
+    apart, warped = (many_people(APART, OTHER_FACES, kind) for kind in (Population, Warped))
+    make_recogniser(preset, faces, apart, warped, store, lambda made: worth_of(made, strangers))
 
 
 def _of_recogniser(preset: Preset) -> Everyone:
     """The run that trains it: stage i, of which nothing else is needed."""
-    schedule = replace(preset.schedule(STAGES["i-expression"]), augmentation=MILD)
+    stage = preset.schedule(STAGES["i-expression"])
+    schedule = replace(stage, augmentation=MILD, epochs=EPOCHS_OF_RECOGNISER)
     return Everyone(replace(preset, schedules={"i-expression": schedule}), fold=0, data=BEYOND)
 
 

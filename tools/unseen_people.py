@@ -16,8 +16,8 @@ from drfer.models.drfer import DrFER
 from drfer.models.personal import softmax
 from drfer.models.recogniser import CLASSES, Recogniser
 from drfer.preprocessing.faceset import FaceSet, preprocess
+from drfer.preprocessing.resampling import OTHER_FACES
 from drfer.training.trainer import predict
-from tools.make_personal import calibration_error
 from tools.many_people import UNSEEN, Warped, build_of, many_people
 
 BENCHMARK = 100
@@ -29,13 +29,13 @@ THIRDS = {
 
 
 def unseen() -> dict[str, FaceSet]:
-    """Return scans of people that no training and no choice has met, by what they are."""
+    """Return scans of people that no training and no choice has met, as `drfer predict` sees them."""
     dataset = Populations({BENCHMARK: 100})
     keys = protocol_keys(dataset.subjects, Draws())
     return {
-        "benchmark": preprocess(dataset, keys),
-        "widened": many_people(UNSEEN),
-        "warped": many_people(UNSEEN, kind=Warped),
+        "benchmark": preprocess(dataset, keys, OTHER_FACES),
+        "widened": many_people(UNSEEN, OTHER_FACES),
+        "warped": many_people(UNSEEN, OTHER_FACES, Warped),
     }
 
 
@@ -91,6 +91,20 @@ def measured(probabilities: np.ndarray, labels: np.ndarray) -> dict:
         },
         "expected calibration error, %": round(calibration_error(probabilities, labels), 2),
     }
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Return the expected calibration error in percent (Guo et al. 2017).
+
+    Answers are sorted into equal intervals of their probability; in each, the mean probability is
+    held against the share of right answers, and the differences are averaged by scans.
+    """
+    sure, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    interval = np.minimum((sure * bins).astype(int), bins - 1)
+    gaps = [
+        np.abs(sure[interval == one].sum() - right[interval == one].sum()) for one in range(bins)
+    ]
+    return 100 * float(sum(gaps)) / len(labels)
 
 
 def groups_of(faces: FaceSet) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import surface
 from drfer.preprocessing import template as common_mesh
-from drfer.preprocessing.resampling import Settings, preprocess_scan
+from drfer.preprocessing.resampling import OTHER_FACES, Settings, preprocess_scan
 
 VERSION = 6
 """Raised whenever the same scan could come out differently."""
@@ -72,7 +72,7 @@ class FaceSet:
         return classes_of(self.dataset)
 
 
-def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Settings()) -> FaceSet:
+def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings | None = None) -> FaceSet:
     """Preprocess scans of a dataset on all cores, or take them from the cache.
 
     Says which scans are doubtful, if there are any.
@@ -80,7 +80,7 @@ def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Setti
     Args:
         dataset: where the scans are from.
         keys: which scans.
-        settings: how it is done.
+        settings: how it is done; by default as `settings_for` says.
 
     Raises:
         ScanFormatError: a scan cannot be read, or does not register as a face.
@@ -88,6 +88,7 @@ def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Setti
     """
     if not keys:
         raise DrferError(f"there is no scan of {dataset.name} to preprocess")
+    settings = settings or settings_for(dataset)
     determined_by = _determined_by(dataset, keys, settings)
     arrays = cached_arrays(
         _file_name(dataset), determined_by, lambda: _preprocess_all(dataset, keys, settings)
@@ -108,12 +109,19 @@ def preprocess(dataset: Dataset, keys: list[ScanKey], settings: Settings = Setti
     )
 
 
-def cache_file(dataset: Dataset, keys: list[ScanKey], settings: Settings = Settings()) -> CacheFile:
+def settings_for(dataset: Dataset) -> Settings:
+    """Return how a dataset's scans are preprocessed: the open faces, which know their truth, or others."""
+    return Settings() if hasattr(dataset, "truth") else OTHER_FACES
+
+
+def cache_file(
+    dataset: Dataset, keys: list[ScanKey], settings: Settings | None = None
+) -> CacheFile:
     """Return the file of a face set in the cache; its digest is the set's hash.
 
     Both are known before the set is made.
     """
-    digest = digest_of(_determined_by(dataset, keys, settings))
+    digest = digest_of(_determined_by(dataset, keys, settings or settings_for(dataset)))
     return CacheFile(_file_name(dataset), digest)
 
 

@@ -6,6 +6,9 @@ fitted, and only the pose is kept: the pose of a face then does not depend on it
 purely rigid ICP on the region that expressions move least left twice the error; docs/anny3dfe.md
 has the figures.)
 
+The modes are of the open faces. Other faces differ in ways that these do not know, and what the
+template cannot follow would turn it: `FreeModes` let it follow anything smooth.
+
 Pairs always go from the template to the scan, never the other way round: so hair, collar and crop,
 which differ from scan to scan, have no say unless a vertex comes to lie near them.
 
@@ -14,17 +17,41 @@ Built in notebook 01.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 from trimesh.remesh import subdivide
 
 from drfer.datasets.scan import FaceScan
 from drfer.preprocessing import template as common_mesh
+
+
+@dataclass(frozen=True)
+class FreeModes:
+    """How the template may bend where its own modes do not know a face; lengths in mm.
+
+    These modes are those of a Gaussian process (Luethi et al. 2018), without what a turn or a shift
+    of the whole template would do as well.
+    """
+
+    length: float = 25.0
+    """Over which the template bends: of the process's kernel exp(-distance^2 / (2 length^2))."""
+    deviation: float = 0.8
+    """Standard deviation of how far each vertex moves, along each axis."""
+    count: int = 20
+    """Along each axis."""
+    reach: tuple[float, ...] = (8.0, 6.0, 4.0)
+    """Largest distance of paired points in the first steps; the last one holds for those after."""
+    smallest_share: float = 0.7
+    """Of the template's vertices that are paired; half a face does not say how the whole is bent."""
+    least: float = 0.4
+    """Root mean square movement below which the pose of the template's own modes is kept."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +103,8 @@ class RegistrationSettings:
     """More strain, or a larger residual over share, is no face. Faces of people are not of the
     shapes that the template bends to: open faces warped by waves of 3 mm reach a strain of 2.1 and
     a residual over share of 2.6; a hand has 3.1 of the latter, a box a strain of 2.9."""
+    free: FreeModes | None = None
+    """For faces that are not the open ones, of which the template's modes know all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,16 +124,24 @@ class Registration:
     """What a good fit has little of: squared distances, the unpaired counted as the largest reach,
     and strain."""
 
-    def is_doubtful(self, settings: RegistrationSettings = RegistrationSettings()) -> bool:
-        """Return whether someone should look at it.
+    def doubts(self, settings: RegistrationSettings = RegistrationSettings()) -> tuple[str, ...]:
+        """Return why someone should look at it: in what it is beyond all good open faces.
 
-        The face is then damaged, unlike all open ones, or not where it was found.
+        The face is then damaged, unlike all of these, or not where it was found.
         """
-        return (
-            self.residual > settings.largest_residual
-            or self.strain > settings.largest_strain
-            or self.share < settings.smallest_share
-        )
+        residual, strain = settings.largest_residual, settings.largest_strain
+        reasons = {
+            f"residual {self.residual:.1f} mm, above {residual}": self.residual > residual,
+            f"strain {self.strain:.1f}, above {strain}": self.strain > strain,
+            f"{self.share:.0%} of the mesh near the scan, below {settings.smallest_share:.0%}": (
+                self.share < settings.smallest_share
+            ),
+        }
+        return tuple(reason for reason, holds in reasons.items() if holds)
+
+    def is_doubtful(self, settings: RegistrationSettings = RegistrationSettings()) -> bool:
+        """Return whether there are doubts."""
+        return bool(self.doubts(settings))
 
     def is_refused(self, settings: RegistrationSettings = RegistrationSettings()) -> bool:
         """Return whether it cannot be a face."""
@@ -132,16 +169,22 @@ def register(
 
     A collar or hair moves the scan's middle, and ICP may end in a false minimum: if the first fit
     does not convince, all starts are tried coarsely, the best of them finely, and the fit of least
-    cost counts. What was found of a coarse mesh is fitted once more to its divided triangles.
+    cost counts. What was found of a coarse mesh is fitted once more to its divided triangles. With
+    free modes, the pose that counts is the one found with them; all else is of the fit without.
 
     Raises:
         ScanFormatError: the scan has no surface: all its triangles are without area.
     """
     surface = _surface(scan, settings)
     found = _best_fit(surface, settings)
-    if surface.edge <= settings.coarsest or found.is_refused(settings):
+    if found.is_refused(settings):
         return found
-    return _fine_fit(_surface(scan, settings, divided=True), found.pose, settings)
+    if surface.edge > settings.coarsest:
+        surface = _surface(scan, settings, divided=True)
+        found = _fine_fit(surface, found.pose, settings)
+    if settings.free and found.share >= settings.free.smallest_share:
+        found = replace(found, pose=_free_pose(surface, found.pose, settings, settings.free))
+    return found
 
 
 def _best_fit(surface: _Surface, settings: RegistrationSettings) -> Registration:
@@ -163,29 +206,44 @@ def _coarse_fit(
     pose[:3, 3] = np.median(_model()[0], axis=0) + [*start, 0] - np.median(surface.points, axis=0)
     reach = np.linspace(*settings.coarse_reach, settings.coarse_steps)
     stiffness = np.full(settings.coarse_steps, settings.stiffness[0])
-    return _fit(surface, pose, reach, stiffness, settings.coarse_vertices, settings)
+    model = tuple(values[: settings.coarse_vertices] for values in _model())
+    return _fit(surface, pose, reach, stiffness, model, settings)[0]
 
 
 def _fine_fit(surface: _Surface, pose: np.ndarray, settings: RegistrationSettings) -> Registration:
     steps = np.arange(settings.fine_steps)
     reach = np.array(settings.fine_reach)[np.minimum(steps, len(settings.fine_reach) - 1)]
     stiffness = np.maximum(settings.stiffness[1] * settings.softening**steps, settings.stiffness[2])
-    return _fit(surface, pose, reach, stiffness, None, settings)
+    return _fit(surface, pose, reach, stiffness, _model(), settings)[0]
+
+
+def _free_pose(
+    surface: _Surface, pose: np.ndarray, settings: RegistrationSettings, free: FreeModes
+) -> np.ndarray:
+    """Return the pose that free modes lead to, unless they have nothing to say."""
+    steps = np.arange(settings.fine_steps)
+    reach = np.array(free.reach)[np.minimum(steps, len(free.reach) - 1)]
+    stiffness = np.full(len(steps), settings.stiffness[2])
+    mean, modes, normals = _free_model(free)
+    found, shape = _fit(surface, pose, reach, stiffness, (mean, modes, normals), settings)
+    known = _model()[1].shape[2]
+    moved = modes[..., known:] @ shape[known:]
+    return found.pose if np.sqrt((moved**2).sum(axis=1).mean()) >= free.least else pose
 
 
 def _fit(
-    surface: _Surface, pose, reaches, stiffnesses, count, settings: RegistrationSettings
-) -> Registration:
+    surface: _Surface, pose, reaches, stiffnesses, model, settings: RegistrationSettings
+) -> tuple[Registration, np.ndarray]:
     """Run point-to-plane ICP whose Gauss-Newton steps also move the shape.
 
-    It goes from the template's first vertices to the scan, and minimises
+    It goes from a model's vertices (mean, modes, normals) to the scan, and minimises
 
         sum of w (n . (R x + t - m - B c) / stiffness)^2 + |c|^2
 
     over rotation R, shift t and shape c, where x and n are the scan's point and normal nearest to
-    the template's vertex m + B c, and w is Tukey's weight of its distance.
+    the template's vertex m + B c, and w is Tukey's weight of its distance. Returns the shape, too.
     """
-    mean, modes, normals = (values[:count] for values in _model())
+    mean, modes, normals = model
     rotation, shift, shape = pose[:3, :3], pose[:3, 3], np.zeros(modes.shape[2])
     for reach, stiffness in zip(reaches, stiffnesses):
         fitted = mean + modes @ shape
@@ -193,12 +251,12 @@ def _fit(
             surface, fitted, normals, (rotation, shift), reach, settings.smallest_cosine
         )
         if len(paired) < settings.fewest_paired * len(mean):
-            return _given_up(rotation, shift)
+            return _given_up(rotation, shift), shape
         weight = (1 - (distance / reach) ** 2) ** 2
         try:
             turn, push, shape = _step(point, normal, weight, mean[paired], modes[paired], stiffness)
         except np.linalg.LinAlgError:  # a plane does not say where along it a face lies
-            return _given_up(rotation, shift)
+            return _given_up(rotation, shift), shape
         rotation, shift = turn @ rotation, turn @ shift + push
         at_end = reach == reaches[-1] and stiffness == stiffnesses[-1]
         still = np.abs(turn - np.eye(3)).max() < settings.rest_turn
@@ -207,7 +265,8 @@ def _fit(
     share, strain = len(paired) / len(mean), _root_mean_square(shape)
     squared = np.sum(distance**2) + (len(mean) - len(paired)) * reach**2
     cost = float(squared / len(mean) + settings.strain_cost * strain**2)
-    return Registration(_matrix(rotation, shift), _root_mean_square(distance), strain, share, cost)
+    residual = _root_mean_square(distance)
+    return Registration(_matrix(rotation, shift), residual, strain, share, cost), shape
 
 
 def _pairs(surface: _Surface, fitted, normals, pose, reach: float, smallest_cosine: float):
@@ -310,3 +369,21 @@ def _model() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     normals = _normals(vertices, template.triangles)
     modes = np.ascontiguousarray(template.modes.transpose(1, 2, 0), dtype=np.float64)
     return vertices[template.fitted], modes, normals[template.fitted]
+
+
+@lru_cache(maxsize=1)
+def _free_model(free: FreeModes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the model with free modes after its own: mean (n, 3), modes (n, 3, k), normals (n, 3)."""
+    mean, modes, normals = _model()
+    between = cdist(mean, mean, "sqeuclidean")
+    size, along = eigh(
+        np.exp(-between / (2 * free.length**2)),
+        subset_by_index=(len(mean) - free.count, len(mean) - 1),
+    )
+    smooth = free.deviation * along * np.sqrt(size)
+    moved = np.einsum("nk,ij->nijk", smooth, np.eye(3)).reshape(3 * len(mean), -1)
+    turns = np.cross(np.eye(3), (mean - mean.mean(axis=0))[:, None]).transpose(0, 2, 1)
+    shifts = np.broadcast_to(np.eye(3), turns.shape)
+    rigid = np.linalg.qr(np.concatenate([turns, shifts], axis=2).reshape(len(moved), 6))[0]
+    moved = (moved - rigid @ (rigid.T @ moved)).reshape(len(mean), 3, -1)
+    return mean, np.concatenate([modes, moved], axis=2), normals

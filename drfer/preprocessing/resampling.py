@@ -15,7 +15,12 @@ from drfer.datasets.scan import FaceScan
 from drfer.fast.compiled import interrupts_held
 from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import template as common_mesh
-from drfer.preprocessing.registration import Registration, RegistrationSettings, register
+from drfer.preprocessing.registration import (
+    FreeModes,
+    Registration,
+    RegistrationSettings,
+    register,
+)
 from drfer.preprocessing.surface import border_edges, nearest_on_surface
 
 
@@ -37,6 +42,13 @@ class Settings:
     more than a face may, and cover 21 to 44 %; open faces warped by waves of 3 mm, as doubtful,
     63 to 87 % (badly damaged open faces may have 47 %, and register without doubt)."""
     registration: RegistrationSettings = RegistrationSettings()
+
+
+OTHER_FACES = Settings(
+    registration=RegistrationSettings(strain_cost=1.0, sure_cost=4.0, tried=8, free=FreeModes())
+)
+"""How all scans are preprocessed but the open faces, of which the template's modes are: what strains
+these much is seldom a face, so of half a face more starts are tried."""
 
 
 def preprocess_scan(scan: FaceScan, settings: Settings = Settings()) -> dict[str, np.ndarray]:
@@ -71,8 +83,8 @@ class Carried:
     missing: np.ndarray
     """For which of them the scan has no surface, shape (39923,): these are where the template has
     them, or at the scan's border."""
-    doubtful: bool
-    """Whether someone should look at it."""
+    doubts: tuple[str, ...]
+    """Why someone should look at it; none if nobody needs to."""
 
 
 def carry_template(scan: FaceScan, settings: Settings = Settings()) -> Carried:
@@ -82,14 +94,14 @@ def carry_template(scan: FaceScan, settings: Settings = Settings()) -> Carried:
         ScanFormatError: the scan does not register as a face, or covers too little of one.
     """
     registration = register(scan, settings.registration)
-    doubtful = registration.is_doubtful(settings.registration)
+    doubts = registration.doubts(settings.registration)
     if registration.is_refused(settings.registration):
         raise _no_face(scan, registration)
     points, missing = resample(scan, registration.pose, settings)
     seen = np.count_nonzero(~missing)
-    if seen < max(settings.points, doubtful * settings.smallest_cover * len(points)):
+    if seen < max(settings.points, bool(doubts) * settings.smallest_cover * len(points)):
         raise _no_face(scan, registration, f", {seen / len(points):.0%} of the mesh covered")
-    return Carried(registration, points, missing, doubtful)
+    return Carried(registration, points, missing, doubts)
 
 
 def network_input(carried: Carried, settings: Settings = Settings()) -> dict[str, np.ndarray]:
@@ -106,7 +118,7 @@ def network_input(carried: Carried, settings: Settings = Settings()) -> dict[str
         "missing": missing[: settings.template_points],
         "pose": carried.registration.pose,
         "residual": np.float64(carried.registration.residual),
-        "doubtful": np.bool_(carried.doubtful),
+        "doubtful": np.bool_(carried.doubts),
     }
 
 
