@@ -48,7 +48,9 @@ def model_file(faces, tmp_path_factory):
 def recogniser_path(model_file, faces):
     """A tiny recogniser, made likewise; the same people set its temperature and its limit."""
     path, store = model_file.parent / "recogniser.safetensors", Store(model_file.parent / "store")
-    make_shipped.make_recogniser(TINY, faces, faces, faces, store, lambda made: {"strangers": 50.0}, path)
+    make_shipped.make_recogniser(
+        TINY, faces, faces, faces, store, lambda made: {"strangers": 50.0}, path
+    )
     return path
 
 

@@ -89,13 +89,9 @@ def paired_difference(
     Raises:
         DrferError: the rows have no fold in common.
     """
-    ours, theirs = accuracy_by_fold(entries), accuracy_by_fold(others)
-    common = sorted(ours.keys() & theirs.keys())
-    if not common:
-        raise DrferError("no fold was run for both rows: run the same folds for both")
-    differences = np.array([ours[fold] - theirs[fold] for fold in common])
+    differences = np.array([fold.mean() for fold in _by_scan(entries, others)])
     low, high = corrected_interval(differences, protocol)
-    return float(differences.mean()), low, high, len(common)
+    return float(differences.mean()), low, high, len(differences)
 
 
 def over_people_too(
@@ -120,15 +116,8 @@ def over_people_too(
     Raises:
         DrferError: the rows have no draw in common.
     """
-    right = [
-        {(one["repeat"], one["fold"]): np.equal(one["truth"], one["predicted"]) for one in each}
-        for each in (entries, others)
-    ]
-    common = sorted(right[0].keys() & right[1].keys())
-    if not common:
-        raise DrferError("no draw was run for both rows: run the same draws for both")
-    scans = np.array([right[0][one] * 100.0 - right[1][one] * 100.0 for one in common])
-    differences = scans.reshape(len(common), -1, scans_of_each).mean(axis=2)
+    scans = np.array(_by_scan(entries, others))
+    differences = scans.reshape(len(scans), -1, scans_of_each).mean(axis=2)
     rng = np.random.default_rng(seed)
     draws, people = (
         rng.multinomial(count, [1 / count] * count, RESAMPLES) / count
@@ -136,6 +125,22 @@ def over_people_too(
     )
     low, high = np.percentile((draws @ differences * people).sum(axis=1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _by_scan(entries: Sequence[dict], others: Sequence[dict]) -> list[np.ndarray]:
+    """Return what one row has more than another on each test scan of each common fold: 100, 0, -100.
+
+    Raises:
+        DrferError: the rows have no fold in common.
+    """
+    right = [
+        {(one["repeat"], one["fold"]): np.equal(one["truth"], one["predicted"]) for one in each}
+        for each in (entries, others)
+    ]
+    common = sorted(right[0].keys() & right[1].keys())
+    if not common:
+        raise DrferError("no fold or draw was run for both rows: run the same ones for both")
+    return [right[0][fold] * 100.0 - right[1][fold] * 100.0 for fold in common]
 
 
 def accuracy(entry: dict) -> float:

@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from drfer.evaluation.result import TITLES, Result
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS
-from drfer.evaluation.statistics import accuracy_by_fold, summarise
+from drfer.evaluation.statistics import accuracy_by_fold, paired_difference, summarise
 from drfer.figures.strips import strips
 from drfer.figures.style import (
     BLUE,
@@ -44,43 +44,41 @@ FOLDS_FOR_BARS = 5
 
 @look()
 def rows_by_fold(results: list[Result]) -> Figure:
-    """Return our main figure: the accuracy after each stage and of the control.
+    """Return our main figure: the accuracy after each stage and of the control, and what they gain.
 
     Thin lines are folds; dots with bars are the mean over the folds that all rows have, and its
-    95 % interval. A dotted line leads from our baseline to where the paper's gain would lie. An
-    evaluation of a single fold is left to the tables, unless there is no other.
+    95 % interval. Beside them is what each row gains on the baseline, fold by fold, and the paper's
+    gain. An evaluation of a single fold is left to the tables, unless there is no other.
     """
     several = [result for result in results if len(_folds(result)) > 1]
-    figure, shown = strips(several or results, _folds, 1, 1, (6.6, 3.8))
+    figure, shown = strips(several or results, _folds, 1, 2, (11, 3.8))
     for result, _, axes in shown:
-        _rows_by_fold(axes[0, 0], result)
+        rows = [row for row in (*AFTER_EACH_STAGE, CONTROL) if row in result.rows]
+        common = _common_folds(result, rows)
+        _rows_by_fold(axes[0, 0], result, rows, common)
+        _gains(axes[0, 1], result, rows, common)
     return figure
+
+
+def _common_folds(result: Result, rows: list[str]) -> list[tuple[int, int]]:
+    by_fold = [accuracy_by_fold(result.tests(row)) for row in rows]
+    return sorted(set.intersection(*map(set, by_fold))) if rows else []
 
 
 def _folds(result: Result) -> set[tuple[int, int]]:
     return {(entry["repeat"], entry["fold"]) for entry in result.select("test")}
 
 
-def _rows_by_fold(axis: Axes, result: Result) -> None:
-    rows = [row for row in (*AFTER_EACH_STAGE, CONTROL) if row in result.rows]
+def _rows_by_fold(axis: Axes, result: Result, rows: list[str], common: list) -> None:
     by_fold = [accuracy_by_fold(result.tests(row)) for row in rows]
-    common = sorted(set.intersection(*map(set, by_fold))) if rows else []
     joined = len(rows) - (CONTROL in rows)  # the control does not follow on the others
     for fold in common:
         values = [accuracies[fold] for accuracies in by_fold]
         axis.plot(values[:joined], color=GREY, linewidth=0.7, alpha=0.7)
         axis.plot(range(len(rows)), values, "o", color=GREY, markersize=3, alpha=0.7)
     for x, row in enumerate(rows if common else ()):
-        on_common = [e for e in result.tests(row) if (e["repeat"], e["fold"]) in common]
-        mean, half_width = statistic(result, on_common)
-        colour = {BASELINE: BLUE, CONTROL: ORANGE}.get(row, GREEN)
-        bar = {"fmt": "o", "markersize": 8, "capsize": 5, "zorder": 5}
-        axis.errorbar(x, mean, half_width, color=colour, **bar)
-        below = -14 if row == BASELINE else 6  # the dotted line goes up from there
-        beside = {"xytext": (10, below), "textcoords": "offset points", "size": NORMAL}
-        axis.annotate(f"{mean:.1f}", (x, mean), color=colour, **beside)
-    if common and {BASELINE, METHOD} <= set(rows):
-        _mark_papers_gain(axis, result, rows, common)
+        mean, half_width = statistic(result, _on(common, result, row))
+        _mark(axis, x, row, mean, half_width, f"{mean:.1f}")
     axis.set_xticks(range(len(rows)), rows)
     unit = result.protocol.unit
     several = f"{len(common)} {unit}s; bars: 95 % interval of the mean"
@@ -90,16 +88,45 @@ def _rows_by_fold(axis: Axes, result: Result) -> None:
     axis.grid(axis="y", linewidth=0.3)
 
 
-def _mark_papers_gain(axis: Axes, result: Result, rows: list[str], common: list) -> None:
-    """Say where the method would stand if it gained on our baseline what it gains in the paper."""
+def _gains(axis: Axes, result: Result, rows: list[str], common: list) -> None:
+    """Draw how many points each row is above the baseline, fold by fold, and in the paper."""
     dataset = "bosphorus" if result.dataset == "bosphorus" else "bu3dfe"
-    gain = ROWS[METHOD].paper[dataset] - ROWS[BASELINE].paper[dataset]
-    of_baseline = [e for e in result.tests(BASELINE) if (e["repeat"], e["fold"]) in common]
-    mean, place = statistic(result, of_baseline)[0], [rows.index(BASELINE), rows.index(METHOD)]
-    axis.plot(place, [mean, mean + gain], ":", color="black", linewidth=1)
-    text = f"the paper's gain on {TITLES[dataset]}: {gain:+.2f}"
-    beside = {"xytext": (-8, 0), "textcoords": "offset points", "size": NORMAL}
-    axis.annotate(text, (place[1], mean + gain), ha="right", va="center", **beside)
+    others = [row for row in rows if row != BASELINE] if common and BASELINE in rows else []
+    before, papers = _on(common, result, BASELINE), ROWS[BASELINE].paper.get(dataset)
+    for x, row in enumerate(others):
+        after = _on(common, result, row)
+        by_fold = zip(*(accuracy_by_fold(entries).values() for entries in (after, before)))
+        points = [ours - baseline for ours, baseline in by_fold]
+        axis.plot([x] * len(points), points, "o", color=GREY, markersize=3, alpha=0.7)
+        mean, low, high, _ = paired_difference(after, before, result.protocol)
+        _mark(axis, x, row, mean, None if high is None else high - mean, f"{mean:+.2f}")
+        gain = ROWS[row].paper.get(dataset)
+        if gain is not None and papers is not None:
+            axis.hlines(gain - papers, x - 0.3, x + 0.3, color="black", linestyle=":")
+            text = f"{gain - papers:+.2f} in the paper"
+            beside = {"xytext": (0, 3), "textcoords": "offset points", "size": SMALL}
+            axis.annotate(text, (x, gain - papers), ha="center", **beside)
+    axis.axhline(0, color=BLUE, linewidth=1)
+    axis.set_xticks(range(len(others)), others)
+    axis.margins(y=0.15)
+    axis.set(ylabel=f"points above {BASELINE}", xlim=(-0.5, max(len(others), 1) - 0.5))
+    axis.set_xlabel(f"the paper's are of {TITLES[dataset]}")
+    axis.grid(axis="y", linewidth=0.3)
+
+
+def _on(folds: list, result: Result, row: str) -> list[dict]:
+    """Return a row's tests on some folds, in their order."""
+    by_fold = {(entry["repeat"], entry["fold"]): entry for entry in result.tests(row)}
+    return [by_fold[fold] for fold in folds]
+
+
+def _mark(axis: Axes, x: int, row: str, mean: float, half_width: float | None, text: str) -> None:
+    """Draw a row's mean and interval in its colour, with the number beside it."""
+    colour = {BASELINE: BLUE, CONTROL: ORANGE}.get(row, GREEN)
+    bar = {"fmt": "o", "markersize": 8, "capsize": 5, "zorder": 5}
+    axis.errorbar(x, mean, half_width, color=colour, **bar)
+    beside = {"xytext": (10, 6), "textcoords": "offset points", "size": NORMAL}
+    axis.annotate(text, (x, mean), color=colour, **beside)
 
 
 @look()

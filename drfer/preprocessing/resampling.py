@@ -118,7 +118,7 @@ def network_input(carried: Carried, settings: Settings = Settings()) -> dict[str
         "missing": missing[: settings.template_points],
         "pose": carried.registration.pose,
         "residual": np.float64(carried.registration.residual),
-        "doubtful": np.bool_(carried.doubts),
+        "doubtful": np.bool_(bool(carried.doubts)),
     }
 
 

@@ -111,7 +111,7 @@ def test_a_difference_is_of_common_folds_only():
     reach = t_of_19_degrees * (1 / 20 + 1 / 9) ** 0.5 * stdev(differences)
     expected = (mean(differences), mean(differences) - reach, mean(differences) + reach, 20)
     assert paired_difference(a, b[::-1], Protocol()) == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(DrferError, match="no fold was run for both"):
+    with pytest.raises(DrferError, match="run the same ones for both"):
         paired_difference(ours[:1], theirs[:1], Protocol())
 
 
@@ -154,5 +154,5 @@ def test_scans_of_one_person_are_drawn_together():
 
 
 def test_rows_without_a_common_draw_have_no_difference():
-    with pytest.raises(DrferError, match="run the same draws"):
+    with pytest.raises(DrferError, match="run the same ones"):
         over_people_too([entry(1, 0, [0], [0])], [entry(2, 0, [0], [0])], 1)
