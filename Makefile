@@ -23,7 +23,7 @@ demo: $(VENV)/ready $(if $(GPU),$(VENV)/ready-cluster)
 	$(BIN)/drfer reproduce --preset short
 
 test: $(VENV)/ready-lab $(VENV)/ready-cluster
-	$(BIN)/python -m pytest --nbval tests notebooks $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --nbval tests notebooks $(PYTEST_ARGS)
 
 lab: $(VENV)/ready-lab $(VENV)/ready-cluster
 	$(BIN)/jupyter lab notebooks

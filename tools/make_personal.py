@@ -27,7 +27,7 @@ from drfer.models.personal import ARRAYS, PATH, PersonalModel, softmax
 from drfer.preprocessing.faceset import FaceSet
 from drfer.preprocessing.resampling import Settings
 from tools.many_people import APART, NARROW, TRAINING, many_people
-from tools.unseen_people import calibration_error
+from tools.unseen_people import calibration_error, unseen
 
 MM = Settings().frame_length
 TEMPERATURES = np.geomspace(0.02, 2, 60)
@@ -135,8 +135,8 @@ def main() -> None:
     (one, apart), (two, _) = first._parts, second._parts
     model = calibrated(fit([one, two, first.further]), apart)
     model = knowing_people(model, everyone(), many_people(APART, NARROW))
-    unseen = DrawFaces(Draws())
-    parts = [unseen.further, unseen._parts[1]]
+    drawn = DrawFaces(Draws())
+    parts = [drawn.further, drawn._parts[1]]
     scores, labels = (np.concatenate(each) for each in zip(*(scores_of(model, p) for p in parts)))
     probabilities = softmax(scores / model.temperature)
     right = probabilities.argmax(axis=1) == labels

@@ -42,7 +42,7 @@ class FreeModes:
 
     length: float = 25.0
     """Over which the template bends: of the process's kernel exp(-distance^2 / (2 length^2))."""
-    deviation: float = 0.8
+    deviation: float = 0.6
     """Standard deviation of how far each vertex moves, along each axis."""
     count: int = 20
     """Along each axis."""
@@ -228,7 +228,8 @@ def _free_pose(
     found, shape = _fit(surface, pose, reach, stiffness, (mean, modes, normals), settings)
     known = _model()[1].shape[2]
     moved = modes[..., known:] @ shape[known:]
-    return found.pose if np.sqrt((moved**2).sum(axis=1).mean()) >= free.least else pose
+    bent = np.sqrt((moved**2).sum(axis=1).mean()) >= free.least
+    return found.pose if bent and found.share else pose
 
 
 def _fit(

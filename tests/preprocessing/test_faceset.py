@@ -13,6 +13,7 @@ from drfer.fast.points import farthest_point_order
 from drfer.preprocessing import faceset, surface
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.faceset import FEWEST, Settings, mean_face, preprocess, stand_out
+from drfer.preprocessing.resampling import OTHER_FACES
 
 
 def test_clouds_are_in_farthest_point_order_and_in_the_unit_ball(faces):
@@ -123,10 +124,14 @@ def hash_of(dataset, keys, settings=Settings()):
     return faceset.digest_of(faceset._determined_by(dataset, keys, settings))
 
 
-@pytest.mark.parametrize("path", list(leaves(Settings())), ids=lambda p: ".".join(map(str, p)))
+@pytest.mark.parametrize("path", list(leaves(OTHER_FACES)), ids=lambda p: ".".join(map(str, p)))
 def test_another_setting_is_another_hash(pair, path):
     assert hash_of(pair.dataset, pair.keys) == pair.hash
-    assert hash_of(pair.dataset, pair.keys, changed(Settings(), path)) != pair.hash
+    one, other = (
+        hash_of(pair.dataset, pair.keys, settings)
+        for settings in (OTHER_FACES, changed(OTHER_FACES, path))
+    )
+    assert pair.hash != one != other
 
 
 def test_another_version_cell_dataset_or_choice_is_another_hash(pair, monkeypatch):
@@ -258,6 +263,13 @@ class Someone:
         return warped(self.database, key, 3, 60) if key.intensity else self.database.load(key)
 
 
+class Plain(Someone):
+    """A database of open faces that does not say so."""
+
+    def load(self, key):
+        return self.database.load(key)
+
+
 def test_among_faces_of_another_kind_only_those_that_stand_out_are_doubtful():
     residuals = np.random.default_rng(0).normal(1.9, 0.1, 50)
     residuals[7] = 2.9
@@ -267,6 +279,13 @@ def test_among_faces_of_another_kind_only_those_that_stand_out_are_doubtful():
     few[[3, 7]] = True
     assert (stand_out(few, residuals) == few).all(), "a few among faces of our kind"
     assert (stand_out(unlike[:19], residuals[:19]) == unlike[:19]).all(), "too few to tell"
+
+
+def test_only_the_open_faces_are_registered_by_the_templates_modes_alone(database):
+    keys = [key for key in database.keys() if key.intensity == 4][:1]
+    open_faces, others = preprocess(database, keys), preprocess(Plain(database), keys)
+    assert open_faces.settings == Settings() and others.settings == OTHER_FACES
+    assert hash_of(Plain(database), keys, OTHER_FACES) == others.hash
 
 
 def test_a_folder_of_another_kind_is_said_to_be_one(database, capsys):
