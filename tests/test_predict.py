@@ -49,7 +49,7 @@ def recogniser_path(model_file, faces):
     """A tiny recogniser, made likewise; the same people set its temperature and its limit."""
     path, store = model_file.parent / "recogniser.safetensors", Store(model_file.parent / "store")
     make_shipped.make_recogniser(
-        TINY, faces, faces, faces, store, lambda made: {"strangers": 50.0}, path
+        TINY, faces, [faces, faces], store, lambda made: {"strangers": 50.0}, path
     )
     return path
 
@@ -75,6 +75,24 @@ def test_a_file_says_who_was_trained_on_and_how_well_others_were_recognised(tiny
     assert card["loss of the last epoch"].keys() >= {"i-expression", "i-fusion", "iii"}
     assert {"strangers": 50.0} in card.values()
     assert {"torch", "machine", "date"} <= card["provenance"].keys()
+
+
+def test_a_recogniser_is_as_sure_as_its_people_say_and_modest_far_away(tiny, faces):
+    made = recogniser.load_recogniser()
+    near, rise = made.card["temperature"]
+    far = torch.tensor([0.0, 1.0, 5.0])
+    by_hand = [max(recogniser.COLDEST, near + rise * float(one)) for one in far]
+    assert made.temperature(far).tolist() == pytest.approx(by_hand)
+    labels = [recogniser.CLASSES.index(key.expression) for key in faces.keys]
+
+    def surprise():
+        probabilities, _ = made.recognise(faces.vertices, faces.missing)
+        return -np.log(probabilities[range(len(faces)), labels]).mean()
+
+    best = surprise()
+    for other in ([near * 1.5, rise * 1.5], [near * 0.7, rise * 0.7], [near + 0.3, rise]):
+        made.card["temperature"] = other
+        assert surprise() > best
 
 
 def test_a_shipped_file_can_be_read_by_others(tiny):

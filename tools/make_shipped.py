@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from torch import Tensor, nn
 
 from drfer.common.device import keep_freed_memory
@@ -29,15 +31,14 @@ from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.models import recogniser as recogniser_file
 from drfer.models.drfer import DrFER
-from drfer.models.recogniser import CLASSES, Recogniser
+from drfer.models.recogniser import CLASSES, COLDEST, Recogniser
 from drfer.models.shipped import PATH
 from drfer.preprocessing.faceset import VERSION, FaceSet
 from drfer.preprocessing.resampling import OTHER_FACES, template_clouds
 from drfer.training.data import Augmentation, DataSettings
 from drfer.training.stages import STAGES
-from tools.make_personal import likeliest_temperature
 from tools.many_people import APART, NARROW, TRAINING, Population, Warped, many_people
-from tools.unseen_people import labels_in, right_of, unseen, worth_of
+from tools.unseen_people import labels_in, of_benchmark, right_of, unseen, worth_of
 
 RANK = 40
 """Of the product that stands for a decoder's last layer."""
@@ -58,6 +59,8 @@ MILD = Augmentation(largest_dropout=0.5, scale=(0.95, 1.05))
 """Of the recogniser: after as many epochs of the paper's, it knew even those badly whom it had met."""
 DIRECTIONS = 32
 """Of the features, along which the recogniser measures how unlike a face is."""
+DEVELOPMENT = (1101, 40)
+"""A population of the benchmark's kind, and how many of its people are apart, too."""
 UNLIKE = 99
 """So many percent of people apart are not unlike the known faces."""
 
@@ -101,8 +104,7 @@ def make(
 def make_recogniser(
     preset: Preset,
     faces: FaceSet,
-    apart: FaceSet,
-    warped: FaceSet,
+    apart: list[FaceSet],
     store: Store,
     worth: Callable[[Recogniser], dict],
     path: Path = recogniser_file.PATH,
@@ -112,15 +114,15 @@ def make_recogniser(
     Args:
         preset: sizes, and the length of stage i.
         faces: the scans.
-        apart: scans of other people, by which temperature and limit are set.
-        warped: the same people, warped; the temperature is set by these, too.
+        apart: scans of other people of some kinds, by all of which the temperature is set, and by
+            the first the limit.
         store: for the training.
         worth: says of the finished recogniser what its card says of people whom it never saw.
         path: the file to write.
     """
     experiment = Experiment(_of_recogniser(preset), faces, store)
     model = experiment.model("i-expression").eval()
-    card = _how(experiment) | {"temperature": 1.0, "limit": np.inf, "directions": DIRECTIONS}
+    card = _how(experiment) | {"temperature": [1.0, 0.0], "limit": np.inf, "directions": DIRECTIONS}
     made = Recogniser(card).eval().to(experiment.data.clouds.device)
     made.encoder.load_state_dict(model.expression.encoder.state_dict())
     made.classifier.load_state_dict(model.expression.classifier.state_dict())
@@ -129,7 +131,7 @@ def make_recogniser(
     labels = data.labels[data.train]
     made.means = torch.stack([features[labels == c].mean(dim=0) for c in range(len(CLASSES))])
     made.directions = whitening(features - made.means[labels])
-    made.card |= calibration(made, apart, warped)
+    made.card |= calibration(made, apart)
     made.card |= worth(made)
     tensors = {
         name: tensor.half() if tensor.dim() > 1 else tensor
@@ -145,18 +147,28 @@ def whitening(deviations: Tensor) -> Tensor:
     return directions[:, -DIRECTIONS:] / variance[-DIRECTIONS:].sqrt()
 
 
-def calibration(recogniser: Recogniser, apart: FaceSet, warped: FaceSet) -> dict[str, float]:
-    """Return the temperature under which answers are likeliest, and the limit (see above)."""
+def calibration(recogniser: Recogniser, apart: list[FaceSet]) -> dict:
+    """Return temperatures under which people's answers are likeliest, and the limit (see above)."""
     features = [
         recogniser.features(
             torch.from_numpy(template_clouds(part.vertices, part.missing, recogniser.points))
         )
-        for part in (apart, warped)
+        for part in apart
     ]
-    scores = recogniser.classifier(torch.cat(features)).cpu().numpy()
-    labels = np.concatenate([labels_in(CLASSES, part) for part in (apart, warped)])
-    limit = np.percentile(recogniser.distance(features[0]).cpu().numpy(), UNLIKE)
-    return {"temperature": likeliest_temperature(scores, labels), "limit": float(limit)}
+    distances = [recogniser.distance(part).cpu().numpy() for part in features]
+    scores = recogniser.classifier(torch.cat(features)).cpu().double().numpy()
+    labels = np.concatenate([labels_in(CLASSES, part) for part in apart])
+    rows, distance = np.arange(len(labels)), np.concatenate(distances)
+
+    def surprise(temperature: np.ndarray) -> float:
+        divided = scores / np.maximum(temperature[0] + temperature[1] * distance, COLDEST)[:, None]
+        return float((logsumexp(divided, axis=1) - divided[rows, labels]).mean())
+
+    found = minimize(surprise, [1.0, 0.0], method="Nelder-Mead")
+    return {
+        "temperature": found.x.tolist(),
+        "limit": float(np.percentile(distances[0], UNLIKE)),
+    }
 
 
 @torch.no_grad()
@@ -230,8 +242,9 @@ def main() -> None:
         return
     strangers = unseen()
     make(preset, faces, store, lambda model: right_of(model, strangers))
-    apart, warped = (many_people(APART, OTHER_FACES, kind) for kind in (Population, Warped))
-    make_recogniser(preset, faces, apart, warped, store, lambda made: worth_of(made, strangers))
+    apart = [many_people(APART, OTHER_FACES, kind) for kind in (Population, Warped)]
+    apart.append(of_benchmark(*DEVELOPMENT))
+    make_recogniser(preset, faces, apart, store, lambda made: worth_of(made, strangers))
 
 
 def _of_recogniser(preset: Preset) -> Everyone:

@@ -30,13 +30,17 @@ THIRDS = {
 
 def unseen() -> dict[str, FaceSet]:
     """Return scans of people that no training and no choice has met, as `drfer predict` sees them."""
-    dataset = Populations({BENCHMARK: 100})
-    keys = protocol_keys(dataset.subjects, Draws())
     return {
-        "benchmark": preprocess(dataset, keys, OTHER_FACES),
+        "benchmark": of_benchmark(BENCHMARK, 100),
         "widened": many_people(UNSEEN, OTHER_FACES),
         "warped": many_people(UNSEEN, OTHER_FACES, Warped),
     }
+
+
+def of_benchmark(seed: int, people: int) -> FaceSet:
+    """Return a population of the benchmark's kind, as `drfer predict` sees it."""
+    dataset = Populations({seed: people})
+    return preprocess(dataset, protocol_keys(dataset.subjects, Draws()), OTHER_FACES)
 
 
 def labels_in(classes: Sequence[str], faces: FaceSet) -> np.ndarray:

@@ -24,6 +24,8 @@ PATH = Path(__file__).with_name("recogniser.safetensors")
 """The kit's own file."""
 CLASSES = (*EXPRESSIONS, NEUTRAL)
 """What it tells apart, by their labels."""
+COLDEST = 0.1
+"""The lowest temperature: scores are never made more than ten times as sure."""
 
 
 class Recogniser(nn.Module):
@@ -61,14 +63,23 @@ class Recogniser(nn.Module):
         """
         clouds = torch.from_numpy(template_clouds(vertices, missing, self.points))
         features = self.features(clouds)
-        probabilities = (self.classifier(features) / self.card["temperature"]).softmax(dim=1)
-        unlike = self.distance(features) > self.card["limit"]
+        distance = self.distance(features)
+        probabilities = (self.classifier(features) / self.temperature(distance)[:, None]).softmax(1)
+        unlike = distance > self.card["limit"]
         return probabilities.cpu().numpy(), unlike.cpu().numpy()
 
     def features(self, clouds: Tensor) -> Tensor:
         """Return the encoder's features, shape (n, d), of clouds (n, P, 3)."""
         parts = clouds.to(self.means.device).split(48)
         return torch.cat([self.encoder(part).float() for part in parts])
+
+    def temperature(self, distance: Tensor) -> Tensor:
+        """Return by what scores are divided before the softmax, (n,), at so much `distance`, (n,).
+
+        The further a face lies from those that are known, the more modest is the answer.
+        """
+        near, rise = self.card["temperature"]
+        return (near + rise * distance).clamp(min=COLDEST)
 
     def distance(self, features: Tensor) -> Tensor:
         """Return how far features (n, d) lie from the nearest class, shape (n,).
