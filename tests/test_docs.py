@@ -8,7 +8,6 @@ import pytest
 
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
-from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import load_results
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
 from drfer.evaluation.statistics import paired_difference, summarise
@@ -20,6 +19,7 @@ from drfer.preprocessing import head_pose, template
 from drfer.preprocessing.resampling import Settings
 from drfer.training.data import DataSettings
 from drfer.training.stages import STAGES, LossSettings
+from tools import when_it_helps
 
 ROOT = Path(__file__).parents[1]
 PAPER = PRESETS["paper"]
@@ -88,18 +88,17 @@ def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
 
 def test_what_fewer_training_people_do_is_stored():
     """Each line of the report's table is what stored answers say, from 9 people to 54."""
-    results = {
-        result.protocol.train_subjects: result
-        for folder in (ROOT / "docs" / "when-it-helps", ROOT / "figures")
-        for result in load_results(folder)
-        if isinstance(result.protocol, Draws)
-    }
+    results = when_it_helps.by_people()
+    drawn = [text.get_text() for text in when_it_helps.picture(results).axes[0].texts]
     section = (ROOT / "REPRODUCTION.md").read_text().split("## When does it help?")[1]
     section = section.split("\n## ")[0].replace("−", "-")
     said = [line for line in section.splitlines() if re.match(r"\| \d", line)]
     made = []
-    for people, result in sorted(results.items()):
+    for people, result in results.items():
         cells = [people, len(result.tests(METHOD)), _mean_of(result, BASELINE)]
+        for row in (METHOD, CONTROL):
+            gain = paired_difference(result.tests(row), result.tests(BASELINE), result.protocol)[0]
+            assert f"{gain:+.1f}" in drawn
         for other in (BASELINE, CONTROL):
             mean, low, high, _ = paired_difference(
                 result.tests(METHOD), result.tests(other), result.protocol
