@@ -6,7 +6,7 @@ the input. Built in notebook 01.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from drfer.preprocessing.registration import (
     register,
 )
 from drfer.preprocessing.surface import border_edges, nearest_on_surface
+
+ONE_FACE = 110.0
+"""mm from the middle of a face, beyond which nothing of it lies; ..."""
+SECOND_FACE = 0.3
+"""... and how many triangles must lie there, beside those of the face, to be looked at."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +96,37 @@ def carry_template(scan: FaceScan, settings: Settings = Settings()) -> Carried:
     """Register a scan, and carry the template's vertices onto it.
 
     Raises:
-        ScanFormatError: the scan does not register as a face, or covers too little of one.
+        ScanFormatError: the scan does not register as a face, covers too little of one, or holds a
+            second one.
     """
     registration = register(scan, settings.registration)
     doubts = registration.doubts(settings.registration)
     if registration.is_refused(settings.registration):
         raise _no_face(scan, registration)
+    _check_alone(scan, registration.pose, settings)
     points, missing = resample(scan, registration.pose, settings)
     seen = np.count_nonzero(~missing)
     if seen < max(settings.points, bool(doubts) * settings.smallest_cover * len(points)):
         raise _no_face(scan, registration, f", {seen / len(points):.0%} of the mesh covered")
     return Carried(registration, points, missing, doubts)
+
+
+def _check_alone(scan: FaceScan, pose: np.ndarray, settings: Settings) -> None:
+    """Refuse a scan whose surface beside the face that was found is a face, too."""
+    middle_distance = np.linalg.norm(scan.points @ pose[:3, :3].T + pose[:3, 3], axis=1)
+    beside = (middle_distance > ONE_FACE)[scan.triangles].all(axis=1)
+    if np.count_nonzero(beside) < SECOND_FACE * np.count_nonzero(~beside):
+        return
+    used, corners = np.unique(scan.triangles[beside], return_inverse=True)
+    rest = replace(
+        scan, points=scan.points[used], triangles=corners.reshape(-1, 3).astype(np.int32)
+    )
+    try:
+        second = register(rest, settings.registration)
+    except ScanFormatError:
+        return
+    if not second.is_doubtful(settings.registration):
+        raise scan.refusal("holds a second face; give a file for each")
 
 
 def network_input(carried: Carried, settings: Settings = Settings()) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from drfer.datasets.scan import FaceScan, ScanKey
 from drfer.preprocessing import head_pose, registration, resampling
 from drfer.preprocessing import template as common_mesh
 from drfer.preprocessing.registration import register
-from drfer.preprocessing.resampling import preprocess_scan, resample
+from drfer.preprocessing.resampling import carry_template, preprocess_scan, resample
 
 KEY = ScanKey("F0001", "fear", 1)
 
@@ -210,3 +211,21 @@ def test_no_number_hides_outside_the_settings(of):
                 if isinstance(node, ast.Constant) and type(node.value) in (int, float)
             }
             assert numbers <= plain, f"{function.name} holds {numbers - plain}"
+
+
+def test_two_faces_in_one_file_are_refused_and_a_whole_head_is_not(database):
+    one, other = (database.load(ScanKey(subject, "neutral", 0)) for subject in ("F0001", "M0001"))
+    both = replace(
+        one,
+        points=np.concatenate([one.points, other.points + np.float32([250, 0, 0])]),
+        triangles=np.concatenate([one.triangles, other.triangles + len(one.points)]),
+    )
+    with pytest.raises(ScanFormatError, match="holds a second face; give a file for each"):
+        carry_template(both)
+    head = open_head.load()
+    whole = replace(
+        one,
+        points=head.subdivide(head.average[None])[0].astype(np.float32),
+        triangles=head.fine_triangles.astype(np.int32),
+    )
+    assert not carry_template(whole).missing.all()
