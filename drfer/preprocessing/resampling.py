@@ -50,7 +50,7 @@ class Settings:
 
 
 OTHER_FACES = Settings(
-    registration=RegistrationSettings(strain_cost=1.0, sure_cost=4.0, tried=8, free=FreeModes())
+    registration=RegistrationSettings(strain_cost=0.5, sure_cost=3.5, tried=8, free=FreeModes())
 )
 """How all scans are preprocessed but the open faces, of which the template's modes are: what strains
 these much is seldom a face, so of half a face more starts are tried."""

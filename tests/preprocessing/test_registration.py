@@ -6,7 +6,7 @@ import numpy as np
 import other_faces
 import pytest
 from damage import case, damaged, pose_error, registered_case
-from other_faces import KINDS, best_rigid_fit, between_expressions, joined
+from other_faces import BENDS, KINDS, best_rigid_fit, between_expressions, joined
 
 from drfer.preprocessing import registration as module
 from drfer.preprocessing.registration import (
@@ -55,15 +55,16 @@ def test_coarse_meshes_are_paired_with_their_surface(database):
 
 
 def test_faces_that_the_modes_do_not_know_register_with_free_modes(database):
-    """Bent by up to 6 mm, cut, meshed anew, noisy; `tests/other_faces.py` draws more."""
-    numbers = range(3 * len(KINDS))
+    """Bent by up to 4 or 6 mm; `tests/other_faces.py` draws more, and other kinds."""
     plain = RegistrationSettings()
+    strong = [kind for kind, (height, _) in BENDS.items() if height > 2]
+    numbers = [n for n in range(4 * len(KINDS)) if KINDS[n % len(KINDS)] in strong]
     with_free, without = (
         np.array([other_faces.registered_case(number, database, how) for number in numbers])
         for how in (OTHER_FACES.registration, plain)
     )
-    good = (with_free <= [2, 3]).all(axis=1)
-    assert good.mean() >= 0.9 > (without <= [2, 3]).all(axis=1).mean()
+    good, fewer = ((each <= [2, 3]).all(axis=1).mean() for each in (with_free, without))
+    assert good >= 0.85 and good >= fewer + 0.1
     for settings in (OTHER_FACES.registration, plain):
         turns = [between_expressions(one, database, None, settings) for one in database.subjects]
         assert np.mean(np.concatenate(turns) <= 1) >= 0.9
