@@ -34,6 +34,7 @@ TEMPERATURES = np.geomspace(0.02, 2, 60)
 DIRECTIONS, SHRINKAGE = 8, 0.3
 """Along which people differ, and how much of their own scans' mean variance is added to all."""
 OWN = 99.5
+"""So many percent of scans beside the person's own neutral scan are not taken for two people's."""
 
 
 def movements(faces: FaceSet, other: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -106,6 +107,11 @@ def knowing_people(model: PersonalModel, parts: list[FaceSet], apart: FaceSet) -
     return replace(model, limit=float(np.percentile(own, OWN)))
 
 
+def everyone() -> list[FaceSet]:
+    """Return the thousand people, population by population."""
+    return [many_people(range(seed, seed + 1), NARROW) for seed in TRAINING]
+
+
 def taken_for_two(model: PersonalModel, faces: FaceSet) -> dict[str, float]:
     """Return how often scans are taken for those of two people, in percent."""
     own, other = (
@@ -162,11 +168,6 @@ def main() -> None:
     }
     write(replace(model, card=card), PATH)
     print(json.dumps(card, indent=2))
-
-
-def everyone() -> list[FaceSet]:
-    """Return the thousand people, population by population."""
-    return [many_people(range(seed, seed + 1), NARROW) for seed in TRAINING]
 
 
 def write(model: PersonalModel, path: Path) -> None:

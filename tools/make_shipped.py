@@ -53,6 +53,7 @@ EPOCHS = {
 }
 """Twenty times as many people as in a fold: fewer epochs are more steps, three times as many."""
 EPOCHS_OF_RECOGNISER = 80
+"""Right on more scans of development people than after 36."""
 BEYOND = DataSettings(input="template", neutral_class=True)
 """What the recogniser is shown: the row beyond the paper that did best on development people."""
 MILD = Augmentation(largest_dropout=0.5, scale=(0.95, 1.05))
@@ -148,7 +149,11 @@ def whitening(deviations: Tensor) -> Tensor:
 
 
 def calibration(recogniser: Recogniser, apart: list[FaceSet]) -> dict:
-    """Return temperatures under which people's answers are likeliest, and the limit (see above)."""
+    """Return the temperature under which people's answers are likeliest, and the limit.
+
+    Both are as the recogniser's card has them: the temperature at a class and its rise with the
+    distance from it, and the distance from which on a face is unlike the known ones.
+    """
     features = [
         recogniser.features(
             torch.from_numpy(template_clouds(part.vertices, part.missing, recogniser.points))

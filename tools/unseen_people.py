@@ -29,7 +29,7 @@ THIRDS = {
 
 
 def unseen() -> dict[str, FaceSet]:
-    """Return scans of people that no training and no choice has met, as `drfer predict` sees them."""
+    """Return scans of people whom no training has met, as `drfer predict` sees them, by kind."""
     return {
         "benchmark": of_benchmark(BENCHMARK, 100),
         "widened": many_people(UNSEEN, OTHER_FACES),

@@ -92,7 +92,7 @@ def _gains(axis: Axes, result: Result, rows: list[str], common: list) -> None:
     """Draw how many points each row is above the baseline, fold by fold, and in the paper."""
     dataset = "bosphorus" if result.dataset == "bosphorus" else "bu3dfe"
     others = [row for row in rows if row != BASELINE] if common and BASELINE in rows else []
-    before, papers = _on(common, result, BASELINE), ROWS[BASELINE].paper.get(dataset)
+    before, papers = _on(common, result, BASELINE), ROWS[BASELINE].paper[dataset]
     for x, row in enumerate(others):
         after = _on(common, result, row)
         by_fold = zip(*(accuracy_by_fold(entries).values() for entries in (after, before)))
@@ -101,7 +101,7 @@ def _gains(axis: Axes, result: Result, rows: list[str], common: list) -> None:
         mean, low, high, _ = paired_difference(after, before, result.protocol)
         _mark(axis, x, row, mean, None if high is None else high - mean, f"{mean:+.2f}")
         gain = ROWS[row].paper.get(dataset)
-        if gain is not None and papers is not None:
+        if gain is not None:
             axis.hlines(gain - papers, x - 0.3, x + 0.3, color="black", linestyle=":")
             text = f"{gain - papers:+.2f} in the paper"
             beside = {"xytext": (0, 3), "textcoords": "offset points", "size": SMALL}

@@ -104,7 +104,7 @@ class RegistrationSettings:
     shapes that the template bends to: open faces warped by waves of 3 mm reach a strain of 2.1 and
     a residual over share of 2.6; a hand has 3.1 of the latter, a box a strain of 2.9."""
     free: FreeModes | None = None
-    """For faces that are not the open ones, of which the template's modes know all."""
+    """For faces other than the open ones; None where the template's own modes are enough."""
 
 
 @dataclass(frozen=True, eq=False)
