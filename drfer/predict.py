@@ -151,7 +151,7 @@ def answers(
         drawn = out / f"{name}.png"
         try:
             written = write(scan, prediction.carried, out / f"{name}-mesh") if mesh else ()
-            save(picture(prediction), drawn)
+            save(picture(prediction), drawn, small=False)
         except DrferError as error:  # the answer is worth having without it
             yield Answer(scan.source, prediction, str(error))
         else:

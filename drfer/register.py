@@ -89,7 +89,7 @@ def write(scan: FaceScan, carried: Carried, stem: Path) -> tuple[Path, ...]:
     mesh, pose, drawn = paths
     write_mesh(carried, mesh)
     write_json(pose, pose_of(scan, carried))
-    save(picture(scan, carried), drawn)
+    save(picture(scan, carried), drawn, small=False)
     return paths
 
 

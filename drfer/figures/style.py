@@ -48,7 +48,11 @@ NOT_RUN = "not run"
 """What a figure or table says of what was not evaluated."""
 
 _MISSING = "\N{WHITE SQUARE}"
-_NO_DATE = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+_OPTIONS = {
+    "png": {"pil_kwargs": {"compress_level": 1}},
+    "pdf": {"metadata": {"CreationDate": None}},  # the same bytes for the same figure
+    "svg": {"metadata": {"Date": None}},
+}
 
 
 Marks = dict[str, tuple[str, str]]
@@ -121,7 +125,7 @@ def png(figure: Figure, dpi: int = DPI, colours: int = 256) -> bytes:
     """
     drawn, small = io.BytesIO(), io.BytesIO()
     with look():
-        figure.savefig(drawn, format="png", dpi=dpi)
+        figure.savefig(drawn, format="png", dpi=dpi, pil_kwargs={"compress_level": 0})
     _with_few_colours(Image.open(drawn).convert("RGB"), colours).save(small, "png", optimize=True)
     return small.getvalue()
 
@@ -144,24 +148,25 @@ def _with_few_colours(picture: Image.Image, colours: int) -> Image.Image:
     return reduced
 
 
-def save(figure: Figure, path: Path, dpi: int = DPI) -> Path:
+def save(figure: Figure, path: Path, dpi: int = DPI, small: bool = True) -> Path:
     """Write a figure whole or not at all, and return the file's path.
 
     Args:
         figure: any figure of matplotlib.
         path: the file; its name says what kind of picture it is.
         dpi: pixels an inch.
+        small: whether a PNG is made small, which takes as long again as to draw it.
 
     Raises:
         DrferError: the name does not end in .png, .pdf or .svg, or the file cannot be written.
     """
     kind = path.suffix.removeprefix(".").lower()
-    if kind not in _NO_DATE:
+    if kind not in _OPTIONS:
         raise DrferError(f"{path}: a picture's name must end in .png, .pdf or .svg")
     with written_whole(path) as target:
-        if kind == "png":
+        if kind == "png" and small:
             target.write_bytes(png(figure, dpi))
         else:
             with look():
-                figure.savefig(target, format=kind, dpi=dpi, metadata=_NO_DATE[kind])
+                figure.savefig(target, format=kind, dpi=dpi, **_OPTIONS[kind])
     return path
