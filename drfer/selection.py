@@ -46,6 +46,12 @@ class Selection:
     """instead of folds: so many trainings, each on open faces of its own, all tested on the same 300"""
     train_subjects: int | None = None
     """how many subjects a draw trains on, 9 to 100; the preset's, which is 54, if not given"""
+    identity: float = 1.0
+    """of draws: how much people differ, such as 0.5 for half as much as on the benchmark"""
+    levels: tuple[int, ...] = (3, 4)
+    """of draws: at which intensities expressions are shown, of 1 to 4"""
+    wrong_labels: float = 0.0
+    """of draws: the share of training scans that are given another label, such as 0.1"""
     development: bool = False
     """draws of other people, for choosing and tuning: what is chosen by them is then tested on draws"""
     seed: int = 0
@@ -106,10 +112,13 @@ class Selection:
         Raises:
             DrferError: something is said of folds that is for draws, or the other way round.
         """
-        count = self.train_subjects
+        usual, count = type(self)(), self.train_subjects
         if self.draws is None:
             for name, given in (
                 ("--train-subjects", count is not None),
+                ("--identity", self.identity != usual.identity),
+                ("--levels", self.levels != usual.levels),
+                ("--wrong-labels", self.wrong_labels != usual.wrong_labels),
                 ("--development", self.development),
             ):
                 if given:
@@ -124,5 +133,11 @@ class Selection:
                 "--draws makes populations of the open faces, and other datasets have none: leave "
                 "--dataset, --root and --up away"
             )
-        draws = replace(preset.draws, development=self.development)
-        return draws if count is None else replace(draws, train_subjects=count)
+        return replace(
+            preset.draws,
+            train_subjects=preset.draws.train_subjects if count is None else count,
+            intensities=tuple(sorted(set(self.levels))),
+            development=self.development,
+            identity=self.identity,
+            wrong_labels=self.wrong_labels,
+        )

@@ -8,7 +8,7 @@ tested on are made once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from drfer.common.files import CacheFile, cache_lock, digest_of
 from drfer.datasets import classes_of
+from drfer.datasets.anny3dfe.database import FaceSettings
 from drfer.datasets.anny3dfe.populations import Populations, names_in
 from drfer.datasets.scan import NEUTRAL, ScanKey
 from drfer.evaluation.protocol import Draws, protocol_keys
@@ -92,7 +93,7 @@ class DrawFaces:
     @cached_property
     def dataset(self) -> Populations:
         """The populations of all these subjects."""
-        return Populations({self.population: self.protocol.train_subjects, **_sizes(self.protocol)})
+        return populations_of(self.protocol, {self.population: self.protocol.train_subjects})
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -213,6 +214,19 @@ def origin_of(faces: FaceSet | DrawFaces) -> dict[str, str]:
     return {f"faces of population {seed}": of.hash for seed, of in made.items()}
 
 
+def populations_of(protocol: Draws, trained: Mapping[int, int] = {}) -> Populations:
+    """Return the populations that draws are tested on, and some that are trained on.
+
+    Args:
+        protocol: says how their people differ, and at which intensities they are made.
+        trained: how many subjects of a population are trained on, by its seed.
+    """
+    usual = FaceSettings()
+    spread = protocol.identity * usual.identity.spread
+    faces = replace(usual, identity=replace(usual.identity, spread=spread))
+    return Populations({**trained, **_sizes(protocol)}, faces, protocol.intensities)
+
+
 @cache
 def _tested(protocol: Draws) -> tuple[list[str], list[str]]:
     """The test subjects of whom measures are taken, evenly spread over all, and the others."""
@@ -225,7 +239,7 @@ def _tested(protocol: Draws) -> tuple[list[str], list[str]]:
 @cache
 def _tested_hashes(protocol: Draws, settings: Settings) -> list[str]:
     """Hashes of the two sets of test scans."""
-    dataset = Populations(_sizes(protocol))
+    dataset = populations_of(protocol)
     return [
         faceset.cache_file(dataset, protocol_keys(names, protocol), settings).digest
         for names in _tested(protocol)

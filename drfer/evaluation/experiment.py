@@ -32,7 +32,7 @@ from drfer.evaluation.origin import (
     weights_of,
 )
 from drfer.evaluation.presets import Preset
-from drfer.evaluation.protocol import drawn_subjects, protocol_keys
+from drfer.evaluation.protocol import drawn_subjects, protocol_keys, said
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.models import shipped
@@ -198,7 +198,8 @@ class Experiment:
     def _determines(self, linear: LinearClassifier) -> dict:
         """All that a linear classifier's answers depend on."""
         train, test = self._split
-        return {
+        share = self.run.data.wrong_labels
+        return ({"wrong labels": share} if share else {}) | {
             "linear": linear.name,
             "version": linear.version,
             "regularisation": linear.regularisation,
@@ -383,4 +384,4 @@ def _right(tested: dict) -> int:
 @cache
 def _as_json(config) -> dict:
     """Once for each: a plan of a thousand folds asks for the same few again and again."""
-    return asdict(config)
+    return said(asdict(config))

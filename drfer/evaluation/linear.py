@@ -65,12 +65,13 @@ class LinearClassifier:
         scans, train, test = _scans_of(experiment)
         numbers = self.numbers(scans, train)
         label_of = {name: label for label, name in enumerate(experiment.faces.expressions)}
-        labels = np.array([label_of.get(key.expression, -1) for key in scans.keys])
+        truth = [label_of[scans.keys[scan].expression] for scan in test]
+        taught = experiment.data.labels[train].cpu().numpy()
         with threadpool_limits(1):  # more add up in any order
             ridge = RidgeClassifier(alpha=self.regularisation)
-            ridge.fit(numbers[train], labels[train])
+            ridge.fit(numbers[train], taught)
             predicted = ridge.predict(numbers[test])
-        return {"truth": labels[test].tolist(), "predicted": predicted.tolist()}
+        return {"truth": truth, "predicted": predicted.tolist()}
 
 
 def registered_vertices(scans: Scans, train: np.ndarray) -> np.ndarray:

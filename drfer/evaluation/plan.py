@@ -22,6 +22,7 @@ from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
+from drfer.training.data import DataSettings
 from drfer.training.stages import STAGES
 
 MOST_REPEATS = 1000
@@ -95,9 +96,11 @@ class Request:
 
     def runs(self) -> list[Run]:
         """Return DrFER itself on every fold of every repeat, or in every draw."""
-        first = self.preset.protocol.first_repeat
+        protocol = self.preset.protocol
+        first = protocol.first_repeat
+        data = DataSettings(wrong_labels=protocol.wrong_labels)
         return [
-            Run(self.preset, fold, self.seed + repeat, repeat)
+            Run(self.preset, fold, self.seed + repeat, repeat, data=data)
             for repeat in range(first, first + self.repeats)
             for fold in self.folds
         ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from drfer.common.errors import DrferError
 from drfer.datasets import Dataset, classes_of, has_neutral
+from drfer.datasets.anny3dfe.database import INTENSITIES
 from drfer.datasets.scan import NEUTRAL, ScanKey
 
 LISTS = Path(__file__).with_name("folds.json")
@@ -32,6 +33,11 @@ MOST_TRAIN_SUBJECTS = 100
 """As many as a population has."""
 FEWEST_TRAIN_SUBJECTS = 9
 """As many as a fold of the smallest preset has."""
+MOST_IDENTITY = 3.0
+"""Beyond it most local changes of shape are cut off at their ends."""
+
+UNSAID = {"train_share": 1.0, "identity": 1.0, "wrong_labels": 0.0}
+"""Settings that came later: neither results nor their names have them where they are so."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Protocol:
     unit: ClassVar[str] = "fold"
     """What is trained and tested once."""
     first_repeat: ClassVar[int] = 0
+    wrong_labels: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a share that leaves nobody to tell from others."""
@@ -107,6 +114,10 @@ class Draws:
     """Which intensities of each expression are used: the two highest ones."""
     development: bool = False
     """Whether these are other people, from population 1000 on, by whom things are chosen and tuned."""
+    identity: float = 1.0
+    """By how much more than on the benchmark everybody's face differs from the average one."""
+    wrong_labels: float = 0.0
+    """Share of the training scans that are given the label of another expression."""
     kind: str = "draws"
     """Tells it from a `Protocol` where only the fields are written."""
 
@@ -123,6 +134,19 @@ class Draws:
                 f"a draw cannot train on {self.train_subjects} subjects; give --train-subjects "
                 f"{FEWEST_TRAIN_SUBJECTS} to {MOST_TRAIN_SUBJECTS}"
             )
+        if not self.intensities or not set(self.intensities) <= set(INTENSITIES):
+            raise DrferError(
+                f"the open faces have intensities 1 to 4, not {list(self.intensities)}: change --levels"
+            )
+        if not 0 <= self.identity <= MOST_IDENTITY:
+            raise DrferError(
+                f"people cannot differ by {self.identity} times the benchmark's identity; give "
+                f"--identity 0 to {MOST_IDENTITY}"
+            )
+        if not 0 <= self.wrong_labels < 1:
+            raise DrferError(
+                f"{self.wrong_labels} is no share of labels; give --wrong-labels from 0 to below 1"
+            )
         if not 2 <= self.measured_subjects < self.test_subjects:
             raise DrferError(
                 f"{self.measured_subjects} of {self.test_subjects} test subjects cannot be "
@@ -132,15 +156,31 @@ class Draws:
     @property
     def suffix(self) -> str:
         """What the name of an evaluation's folder says of it."""
-        usual = self.train_subjects == type(self).train_subjects
+        usual = type(self)()
         name = "-development" if self.development else "-draws"
-        return name if usual else f"{name}-{self.train_subjects}"
+        if self.train_subjects != usual.train_subjects:
+            name += f"-{self.train_subjects}"
+        if self.identity != usual.identity:
+            name += f"-identity{self.identity:g}"
+        if self.intensities != usual.intensities:
+            name += f"-levels{''.join(map(str, self.intensities))}"
+        if self.wrong_labels != usual.wrong_labels:
+            name += f"-wrong{100 * self.wrong_labels:g}"
+        return name.replace(".", "_")
 
     @property
     def note(self) -> str:
         """What a caption says of it."""
+        usual = type(self)()
         name = "development draws" if self.development else "draws"
-        return f", {name} of {self.train_subjects} training subjects"
+        note = f", {name} of {self.train_subjects} training subjects"
+        if self.identity != usual.identity:
+            note += f", identity times {self.identity:g}"
+        if self.intensities != usual.intensities:
+            note += f", intensities {' and '.join(map(str, self.intensities))}"
+        if self.wrong_labels != usual.wrong_labels:
+            note += f", {100 * self.wrong_labels:g} % wrong labels"
+        return note
 
     @property
     def first_population(self) -> int:
@@ -149,11 +189,15 @@ class Draws:
 
 
 def fields_of(protocol: Protocol | Draws) -> dict:
-    """Return what determines a protocol, for JSON; a whole share goes without saying."""
-    fields = asdict(protocol)
-    if fields.get("train_share") == 1:
-        del fields["train_share"]
-    return fields
+    """Return what determines a protocol, for JSON."""
+    return said(asdict(protocol))
+
+
+def said(fields: dict) -> dict:
+    """Return fields of settings without those that go without saying."""
+    return {
+        name: value for name, value in fields.items() if name not in UNSAID or value != UNSAID[name]
+    }
 
 
 def protocol_of(fields: dict) -> Protocol | Draws:

@@ -142,6 +142,8 @@ def _checked_protocol(fields: dict) -> Protocol | Draws:
             all(map(_is_count, [*counts, *fields["intensities"]])), "its draws have no numbers"
         )
         _require(isinstance(fields["development"], bool), "its draws' people are unknown")
+        factors = (fields.get("identity", 1.0), fields.get("wrong_labels", 0.0))
+        _require(all(map(_is_number, factors)), "its draws' factors are no numbers")
         return protocol
     counts = [fields["subjects"], fields["folds"], fields["draw_seed"], *fields["intensities"]]
     _require(all(map(_is_count, counts)), "its protocol has no numbers")

@@ -47,6 +47,8 @@ class DataSettings:
     each epoch."""
     neutral_class: bool = False
     """Whether neutral scans are a class of the training, after the others; they are never tested."""
+    wrong_labels: float = 0.0
+    """Share of the training scans that are given the label of another class, once and for all."""
     scaled_constants: bool = False
     """Whether the class mean and the mean neutral face are scaled with the scan, which was a fault
     of this kit's first version."""
@@ -173,9 +175,18 @@ class FoldData:
         if self.settings.neutral_class:
             label[neutrals] = len(faces.expressions)
         self.train = np.flatnonzero((number >= 0) & (label >= 0))
+        if self.settings.wrong_labels:
+            self._mislabel(label)
         self.test = np.flatnonzero(is_test & ~is_neutral)
         self.test_neutral = np.flatnonzero(is_test & is_neutral)
         return label, number, neutrals[np.argsort(number[neutrals])]
+
+    def _mislabel(self, label: np.ndarray) -> None:
+        """Give some training scans another label; which ones, only the training subjects decide."""
+        rng = np.random.default_rng(list(" ".join(self.subjects).encode()))
+        count = round(self.settings.wrong_labels * len(self.train))
+        wrong = rng.choice(self.train, count, replace=False)
+        label[wrong] = (label[wrong] + rng.integers(1, self.classes, count)) % self.classes
 
     def _average(
         self, faces: FaceSet, label: np.ndarray, neutrals: np.ndarray, points: int

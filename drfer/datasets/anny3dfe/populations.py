@@ -13,6 +13,7 @@ from drfer.common.errors import DrferError
 from drfer.common.files import cache_folder, digest_of
 from drfer.datasets.anny3dfe.database import (
     Anny3DFE,
+    FaceSettings,
     Truth,
     all_settings,
     folder_name,
@@ -31,14 +32,20 @@ class Populations:
 
     Args:
         sizes: how many subjects of a population belong to the dataset, by its seed.
+        faces: how the faces come out; other settings than the benchmark's are for experiments.
+        intensities: those that each expression is made at.
     """
 
     name = Anny3DFE.name
-    intensities = Anny3DFE.intensities
 
-    def __init__(self, sizes: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        sizes: Mapping[int, int],
+        faces: FaceSettings = FaceSettings(),
+        intensities: tuple[int, ...] = Anny3DFE.intensities,
+    ) -> None:
         """Name the subjects; nothing is made."""
-        self.sizes = dict(sizes)
+        self.sizes, self.faces, self.intensities = dict(sizes), faces, intensities
 
     @property
     def hash(self) -> str:
@@ -58,7 +65,7 @@ class Populations:
     def databases(self) -> dict[int, Anny3DFE]:
         """The populations by seed; what is not in the cache is made."""
         return {
-            seed: Anny3DFE(count, seed, intensities=self.intensities)
+            seed: Anny3DFE(count, seed, self.faces, self.intensities)
             for seed, count in self.sizes.items()
         }
 
@@ -101,7 +108,7 @@ class Populations:
         self.__dict__.pop("databases", None)
 
     def _settings_of(self, seed: int) -> dict:
-        return all_settings(seed, intensities=self.intensities)
+        return all_settings(seed, self.faces, self.intensities)
 
     def _found(self, key: ScanKey) -> tuple[Anny3DFE, ScanKey]:
         seed, _, subject = key.subject.partition("-")
