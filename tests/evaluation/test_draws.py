@@ -16,6 +16,8 @@ from made_up_populations import TINY_DRAWS, draws_request
 
 from drfer.common.errors import DrferError
 from drfer.datasets.anny3dfe import Populations, database
+from drfer.datasets.anny3dfe.database import FaceSettings
+from drfer.datasets.anny3dfe.identity import Identity
 from drfer.datasets.anny3dfe.populations import names_in
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.evaluation import draws as module
@@ -25,6 +27,7 @@ from drfer.evaluation.draws import DrawFaces, clouds_to_test
 from drfer.evaluation.engine import run_draws_here, status
 from drfer.evaluation.evaluation import Evaluation
 from drfer.evaluation.experiment import Experiment
+from drfer.evaluation.linear import CLASSIFIERS
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import Draws, protocol_keys
@@ -33,6 +36,7 @@ from drfer.evaluation.rows import BASELINE, METHOD
 from drfer.evaluation.run import Run
 from drfer.evaluation.store import Store
 from drfer.preprocessing.head_pose import PosedFaces
+from drfer.training.data import labels_of
 from drfer.training.stages import STAGES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,6 +136,8 @@ def test_the_hash_is_of_all_that_determines_the_faces(nothing_is_made, monkeypat
         DrawFaces(Draws(test_subjects=299)),
         DrawFaces(Draws(measured_subjects=59)),
         DrawFaces(Draws(intensities=(4,))),
+        DrawFaces(Draws(intensities=(1, 2))),
+        DrawFaces(Draws(identity=0.5)),
         DrawFaces(Draws(), settings=replace(before.settings, largest_distance=9.0)),
     ]
     assert DrawFaces(Draws()).hash == before.hash
@@ -175,6 +181,43 @@ def test_turned_heads_are_those_of_both_parts(made_up_faces, monkeypatch):
     assert posed.clouds[:, 0].tolist() == [9 * 13] * 9 * 12 + [4 * 13] * 4 * 12
 
 
+def test_a_factor_changes_faces_or_labels_and_nothing_else(made_up_faces, tmp_path):
+    usual = TINY_DRAWS.protocol
+    stronger = replace(usual, identity=2.0)
+    spreads = [module.populations_of(one).faces.identity.spread for one in (usual, stronger)]
+    assert spreads[1] == 2 * spreads[0] == 2 * FaceSettings().identity.spread
+    assert replace(FaceSettings(), identity=replace(Identity(), spread=spreads[1])) == (
+        module.populations_of(stronger).faces
+    )
+    weak = DrawFaces(replace(usual, intensities=(1, 2)))
+    assert {key.intensity for key in weak.keys} == {0, 1, 2}
+    assert weak.dataset.intensities == (1, 2)
+    learned = []
+    for share in (0.0, 0.25):
+        preset = replace(TINY_DRAWS, protocol=replace(usual, wrong_labels=share))
+        faces, run = DrawFaces(preset.protocol), Request(preset, folds=(0,)).runs()[0]
+        experiment = Experiment(run, faces, Store(tmp_path))
+        data, true = experiment.data, labels_of(faces)
+        wrong = data.labels.numpy() != true
+        assert wrong[data.train].sum() == round(share * len(data.train))
+        assert not wrong[data.test].any()
+        answers = CLASSIFIERS["linear-vertices"].test(experiment)
+        assert answers["truth"] == clouds_to_test(faces, data)[1].tolist(), "the true ones"
+        learned.append(answers["predicted"])
+    assert learned[0] != learned[1], "of other labels"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"identity": -0.1}, {"identity": 3.1}, {"intensities": ()}, {"intensities": (0, 1)}]
+    + [{"wrong_labels": -0.1}, {"wrong_labels": 1.0}, {"wrong_labels": float("nan")}],
+)
+def test_factors_that_cannot_be_are_refused(changed):
+    with pytest.raises(DrferError) as refusal:
+        Draws(**changed)
+    assert "\n" not in str(refusal.value)
+
+
 # ------------------------------------------------------------------------------------------ planning
 
 
@@ -198,7 +241,15 @@ def test_twenty_draws_are_planned_and_looked_at_in_no_time(nothing_is_made, tmp_
 
 def test_no_two_draws_or_sizes_share_a_name(nothing_is_made, tmp_path):
     names = set()
-    protocols = [Draws(), Draws(train_subjects=18), Draws(test_subjects=200)]
+    protocols = [
+        Draws(),
+        Draws(train_subjects=18),
+        Draws(test_subjects=200),
+        Draws(identity=1.5),
+        Draws(intensities=(1, 2)),
+        Draws(wrong_labels=0.1),
+        Draws(wrong_labels=0.2),
+    ]
     for protocol in protocols:
         preset = replace(TINY_DRAWS, protocol=protocol)
         request = Request.of_names(preset, (METHOD,), ("features", "pose"), (), 5, 0)
@@ -456,6 +507,9 @@ def test_numbers_of_test_subjects_that_cannot_be_are_refused():
         (Draws(train_subjects=18), "-draws-18"),
         (Draws(development=True), "anny3dfe-classroom-development"),
         (Draws(train_subjects=18, development=True), "-development-18"),
+        (Draws(identity=1.5), "anny3dfe-classroom-draws-identity1_5"),
+        (Draws(train_subjects=18, intensities=(1, 2)), "-draws-18-levels12"),
+        (Draws(wrong_labels=0.1), "-draws-wrong10"),
     ],
 )
 def test_each_kind_of_draws_has_a_folder_of_its_own(nothing_is_made, tmp_path, draws, name):

@@ -150,6 +150,10 @@ OTHER_DRAWS = {
     "subjects in words": (DRAWS | {"test_subjects": "all"}, 1, 0),
     "all are measured": (DRAWS | {"measured_subjects": 300}, 1, 0),
     "intensities in words": (DRAWS | {"intensities": "34"}, 1, 0),
+    "a fifth intensity": (DRAWS | {"intensities": [3, 5]}, 1, 0),
+    "identity in words": (DRAWS | {"identity": "half"}, 1, 0),
+    "no share of labels": (DRAWS | {"wrong_labels": 2}, 1, 0),
+    "labels yes or no": (DRAWS | {"wrong_labels": False}, 1, 0),
 }
 
 

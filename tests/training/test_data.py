@@ -20,9 +20,26 @@ from random_faces import (
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS, NEUTRAL
 from drfer.preprocessing.head_pose import PosedFaces
-from drfer.training.data import Augmentation, FoldData, drop_points
+from drfer.training.data import Augmentation, DataSettings, FoldData, drop_points
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# ------------------------------------------------------------------------------------- wrong labels
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_wrong_labels_are_other_classes_and_the_same_every_time(faces, share):
+    def data_of(wrong):
+        settings = DataSettings(wrong_labels=wrong)
+        return FoldData(faces, TRAIN_SUBJECTS, [TEST_SUBJECT], POINTS, None, settings)
+
+    right, wrong, again = data_of(0.0), data_of(share), data_of(share)
+    changed = (wrong.labels != right.labels).numpy()
+    assert changed.sum() == round(share * len(right.train))
+    assert not changed[right.test].any() and set(np.flatnonzero(changed)) <= set(right.train)
+    assert 0 <= wrong.labels[wrong.train].min() and wrong.labels.max() < len(EXPRESSIONS)
+    assert wrong.labels.equal(again.labels)
 
 
 # ----------------------------------------------------------------------------- random input dropout
