@@ -3,7 +3,7 @@
 It is trained on development people, its temperature is set on others of them, and what the card says
 of it is measured on the people that independent draws are tested on, who had a part in neither. What
 tells another person's neutral scan from the own is learned from the thousand people of the other two
-models (`tools/many_people.py`), and its limit set by the hundred apart.
+models (`tools/many_people.py`), and its limit set by people apart.
 """
 
 from __future__ import annotations
