@@ -86,16 +86,17 @@ def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
         assert set(rows) <= set(made), page
 
 
-def test_what_fewer_training_people_do_is_stored():
-    """Each line of the report's table is what stored answers say, from 9 people to 54."""
-    results = when_it_helps.by_people()
-    drawn = [text.get_text() for text in when_it_helps.picture(results).axes[0].texts]
+@pytest.mark.parametrize("panel, results_of", enumerate(("by_people", "by_factor")))
+def test_what_is_said_of_when_it_helps_is_stored(panel, results_of):
+    """Each line of the report's tables is what stored answers say: from 9 people to 54, and by factor."""
+    results = getattr(when_it_helps, results_of)()
+    drawn = [text.get_text() for text in when_it_helps.picture().axes[panel].texts]
     section = (ROOT / "REPRODUCTION.md").read_text().split("## When does it help?")[1]
-    section = section.split("\n## ")[0].replace("−", "-")
-    said = [line for line in section.splitlines() if re.match(r"\| \d", line)]
+    table = section.split("| training people |")[1 + panel].split("\n\n")[0].replace("−", "-")
+    said = table.splitlines()[2:]
     made = []
-    for people, result in results.items():
-        cells = [people, len(result.tests(METHOD)), _mean_of(result, BASELINE)]
+    for changed, result in results.items():
+        cells = [changed, len(result.tests(METHOD)), _mean_of(result, BASELINE)]
         for row in (METHOD, CONTROL):
             gain = paired_difference(result.tests(row), result.tests(BASELINE), result.protocol)[0]
             assert f"{gain:+.1f}" in drawn

@@ -33,8 +33,9 @@ MM = Settings().frame_length
 TEMPERATURES = np.geomspace(0.02, 2, 60)
 DIRECTIONS, SHRINKAGE = 8, 0.3
 """Along which people differ, and how much of their own scans' mean variance is added to all."""
-OWN = 99.5
-"""So many percent of scans beside the person's own neutral scan are not taken for two people's."""
+SURE = 99.5
+"""So many percent of scans differ from the own neutral scan by less than some distance, and from another
+person's by more than some other one; the limit is in the middle."""
 
 
 def movements(faces: FaceSet, other: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,7 +90,7 @@ def knowing_people(model: PersonalModel, parts: list[FaceSet], apart: FaceSet) -
     Args:
         model: looks at movements.
         parts: people of each population, to learn from: own neutral scans, and the next person's.
-        apart: other people, of whose own scans `OWN` percent shall not be taken for another's.
+        apart: other people, who set the limit.
     """
     moved, labels = (np.concatenate(each) for each in zip(*(seen_by(model, p) for p in parts)))
     wrong = np.concatenate([seen_by(model, part, other=1)[0] for part in parts])
@@ -103,8 +104,9 @@ def knowing_people(model: PersonalModel, parts: list[FaceSet], apart: FaceSet) -
     directions = found.reshape(len(model.used), 3, DIRECTIONS)
     shown = np.einsum("nki,kid->nd", means, directions)
     model = replace(model, directions=directions, shown=shown)
-    own = model.distance(seen_by(model, apart)[0])
-    return replace(model, limit=float(np.percentile(own, OWN)))
+    own, others = (model.distance(seen_by(model, apart, who)[0]) for who in (0, 1))
+    between = (np.percentile(own, SURE), np.percentile(others, 100 - SURE))
+    return replace(model, limit=float(np.mean(between)))
 
 
 def everyone() -> list[FaceSet]:
