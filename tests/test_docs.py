@@ -92,7 +92,8 @@ def test_what_is_said_of_when_it_helps_is_stored(panel, results_of):
     results = getattr(when_it_helps, results_of)()
     drawn = [text.get_text() for text in when_it_helps.picture().axes[panel].texts]
     section = (ROOT / "REPRODUCTION.md").read_text().split("## When does it help?")[1]
-    table = section.split("| training people |")[1 + panel].split("\n\n")[0].replace("−", "-")
+    tables = re.split(r"\| (?:with 18 )?training people \|", section)
+    table = tables[1 + panel].split("\n\n")[0].replace("−", "-")
     said = table.splitlines()[2:]
     made = []
     for changed, result in results.items():

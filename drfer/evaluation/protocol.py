@@ -34,7 +34,7 @@ MOST_TRAIN_SUBJECTS = 100
 FEWEST_TRAIN_SUBJECTS = 9
 """As many as a fold of the smallest preset has."""
 MOST_IDENTITY = 3.0
-"""Beyond it most local changes of shape are cut off at their ends."""
+"""With it local changes of shape are cut off at less than two standard deviations."""
 
 UNSAID = {"train_share": 1.0, "identity": 1.0, "wrong_labels": 0.0}
 """Settings that came later: neither results nor their names have them where they are so."""
@@ -61,6 +61,7 @@ class Protocol:
     """What is trained and tested once."""
     first_repeat: ClassVar[int] = 0
     wrong_labels: ClassVar[float] = 0.0
+    """Those of a database are what they are."""
 
     def __post_init__(self) -> None:
         """Refuse a share that leaves nobody to tell from others."""
@@ -115,7 +116,7 @@ class Draws:
     development: bool = False
     """Whether these are other people, from population 1000 on, by whom things are chosen and tuned."""
     identity: float = 1.0
-    """By how much more than on the benchmark everybody's face differs from the average one."""
+    """How many times as much as on the benchmark a face differs from the average one (`Identity.spread`)."""
     wrong_labels: float = 0.0
     """Share of the training scans that are given the label of another expression."""
     kind: str = "draws"
@@ -156,31 +157,33 @@ class Draws:
     @property
     def suffix(self) -> str:
         """What the name of an evaluation's folder says of it."""
-        usual = type(self)()
         name = "-development" if self.development else "-draws"
-        if self.train_subjects != usual.train_subjects:
+        if self.train_subjects != type(self).train_subjects:
             name += f"-{self.train_subjects}"
-        if self.identity != usual.identity:
-            name += f"-identity{self.identity:g}"
-        if self.intensities != usual.intensities:
-            name += f"-levels{''.join(map(str, self.intensities))}"
-        if self.wrong_labels != usual.wrong_labels:
-            name += f"-wrong{100 * self.wrong_labels:g}"
-        return name.replace(".", "_")
+        return "".join([name, *self._factors]).replace(".", "_")
 
     @property
     def note(self) -> str:
         """What a caption says of it."""
-        usual = type(self)()
         name = "development draws" if self.development else "draws"
-        note = f", {name} of {self.train_subjects} training subjects"
-        if self.identity != usual.identity:
-            note += f", identity times {self.identity:g}"
-        if self.intensities != usual.intensities:
-            note += f", intensities {' and '.join(map(str, self.intensities))}"
-        if self.wrong_labels != usual.wrong_labels:
-            note += f", {100 * self.wrong_labels:g} % wrong labels"
-        return note
+        return ", ".join(
+            ["", f"{name} of {self.train_subjects} training subjects", *self._factors.values()]
+        )
+
+    @property
+    def _factors(self) -> dict[str, str]:
+        """What a caption says of each thing that is other than usual, by what a folder's name does."""
+        levels, share = [str(one) for one in self.intensities], f"{100 * self.wrong_labels:g}"
+        factors = (
+            ("identity", f"-identity{self.identity:g}", f"identity times {self.identity:g}"),
+            ("intensities", f"-levels{''.join(levels)}", f"intensities {' and '.join(levels)}"),
+            ("wrong_labels", f"-wrong{share}", f"{share} % wrong labels"),
+        )
+        return {
+            name: note
+            for field, name, note in factors
+            if getattr(self, field) != getattr(type(self), field)
+        }
 
     @property
     def first_population(self) -> int:
