@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from drfer.common.errors import DrferError
+from drfer.common.errors import DrferError, ScanFormatError
 from drfer.datasets.scan import FaceScan
-from drfer.datasets.scan_file import check_axis_and_unit, read_scan
+from drfer.datasets.scan_file import (
+    NAMES_OF_UNITS,
+    check_axis_and_unit,
+    read_scan,
+    second_guess,
+)
 
 Made = TypeVar("Made")
 
@@ -37,7 +43,7 @@ def each_scan(
         raise DrferError("name at least one scan")
     for path in paths:
         try:
-            yield path, make(read_scan(path, up=up, unit=unit)), ""
+            yield path, made_of(path, up, unit, make), ""
         except DrferError as error:
             yield path, None, str(error)
         except Exception as error:  # a fault of ours, perhaps: the other files have none of it
@@ -45,11 +51,33 @@ def each_scan(
             yield path, None, f"{path}: drfer fails on this scan ({what})"
 
 
-def output_name(path: Path, up: str, unit: str | None) -> str:
+def made_of(path: Path, up: str, unit: str | None, make: Callable[[FaceScan], Made]) -> Made:
+    """Read a file, and make something of it; in another unit if it is refused in the one by its size.
+
+    Raises:
+        DrferError: it cannot be read, or is refused.
+    """
+    scan = read_scan(path, up=up, unit=unit)
+    try:
+        return make(scan)
+    except ScanFormatError as refusal:
+        other = second_guess(scan) if unit is None else None
+        if other is None:
+            raise
+        again = read_scan(path, up=up, unit=other)
+        said = f"{path} (in {NAMES_OF_UNITS[other]}, since it is no face in {NAMES_OF_UNITS['in']})"
+        try:
+            return make(replace(again, source=said))
+        except ScanFormatError:
+            raise refusal from None
+
+
+def output_name(path: Path, up: str, unit: str | None, beside: str = "") -> str:
     """Return a name for what is written of a file.
 
-    No other path or content has the same, nor has the same file with another axis or unit.
+    No other path or content has the same, nor has the same file with another axis or unit, or beside
+    another file.
     """
     digest = hashlib.sha256(path.read_bytes())
-    digest.update(os.fsencode(path.absolute()) + f"{up} {unit}".encode())
+    digest.update(os.fsencode(path.absolute()) + f"{up} {unit}".encode() + os.fsencode(beside))
     return f"{path.stem[:40]}-{digest.hexdigest()[:8]}"

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from drfer.common.errors import DrferError
 from drfer.datasets.scan import FaceScan
-from drfer.datasets.scan_file import check_axis_and_unit, read_scan
-from drfer.each_scan import each_scan, output_name
+from drfer.datasets.scan_file import check_axis_and_unit
+from drfer.each_scan import each_scan, made_of, output_name
 from drfer.figures.faces import draw_face, scale_bar, surface
-from drfer.figures.style import NORMAL, literal, look, marks_of, save, sheet
+from drfer.figures.style import NORMAL, VERMILION, literal, look, marks_of, save, sheet
 from drfer.models.drfer import DrFER
 from drfer.models.personal import PersonalModel, load_personal_model
 from drfer.models.recogniser import CLASSES, Recogniser
@@ -30,6 +30,7 @@ from drfer.preprocessing.resampling import (
 from drfer.register import DOUBT, write
 
 UNLIKE = "unlike the faces that the model has met: its answer means little"
+AT_REST = "hardly differs from the neutral scan: perhaps it shows none of these"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class Prediction:
     probabilities: dict[str, float]
     """Of the six expressions, and of neutral but in personal mode, by name; their sum is 1."""
     unlike: bool
-    """Whether the model has met no such face, so that its answer means little."""
+    """Whether the model has met no such face, so that its answer means little; not asked in personal
+    mode."""
     residual: float
     """Of the registration, mm."""
     doubts: tuple[str, ...]
@@ -52,8 +54,16 @@ class Prediction:
     """The face that the identity branch makes of it, shape (P, 3), mm."""
     carried: Carried
     """The common mesh on the scan."""
+    at_rest: bool = False
+    """In personal mode, whether it hardly differs from the person's neutral scan."""
     own_neutral: np.ndarray | None = None
     """In personal mode the person's neutral scan as the network would see it, shape (P, 3), mm."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why its answer may mean little, a sentence each."""
+        warnings = [UNLIKE] * self.unlike + [AT_REST] * self.at_rest
+        return warnings + [DOUBT.format("; ".join(self.doubts))] * bool(self.doubts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +82,10 @@ class Person:
 class Answer:
     """What is said of one file that was asked about: a prediction, or why there is none."""
 
-    source: str
+    path: Path
     """The file."""
+    source: str
+    """The same, and what was decided about it, such as its unit."""
     prediction: Prediction | None = None
     """None if the scan was refused."""
     refusal: str = ""
@@ -85,12 +97,15 @@ class Answer:
 
     def as_json(self) -> dict:
         """Return the answer as `drfer predict --json` prints it, one line for each file."""
-        said: dict = {"scan": self.source}
+        said: dict = {"file": str(self.path), "scan": self.source}
         if found := self.prediction:
             said["probabilities"] = {
                 name: round(value, 4) for name, value in found.probabilities.items()
             }
-            said["unlike known faces"] = found.unlike
+            if found.own_neutral is None:
+                said["unlike known faces"] = found.unlike
+            else:
+                said["like the neutral scan"] = found.at_rest
             said["registration residual, mm"] = round(found.residual, 3)
             said["doubtful"] = bool(found.doubts)
             said["doubts"] = list(found.doubts)
@@ -109,10 +124,7 @@ class Answer:
         lines = [self.source]
         for name, value in self.prediction.probabilities.items():
             lines.append(f"  {name:<10} {100 * value:5.1f} %  {'#' * round(30 * value)}")
-        if self.prediction.unlike:
-            lines.append(f"  {UNLIKE}")
-        if self.prediction.doubts:
-            lines.append(f"  {DOUBT.format('; '.join(self.prediction.doubts))}")
+        lines += [f"  {warning}" for warning in self.prediction.warnings]
         lines.append(f"  picture: {self.picture or self.refusal}")
         return "\n".join([*lines, *(f"  {path}" for path in self.written)])
 
@@ -144,18 +156,19 @@ def answers(
     """
     for path, found, refusal in each_scan(paths, up, unit, partial(_of_scan, model, namer)):
         if found is None:
-            yield Answer(str(path), refusal=refusal)
+            yield Answer(path, str(path), refusal=refusal)
             continue
         scan, prediction = found
-        name = output_name(path, up, unit)
+        beside = namer.source if isinstance(namer, Person) else ""
+        name = output_name(path, up, unit, beside)
         drawn = out / f"{name}.png"
         try:
             written = write(scan, prediction.carried, out / f"{name}-mesh") if mesh else ()
             save(picture(prediction), drawn, small=False)
         except DrferError as error:  # the answer is worth having without it
-            yield Answer(scan.source, prediction, str(error))
+            yield Answer(path, scan.source, prediction, str(error))
         else:
-            yield Answer(scan.source, prediction, picture=drawn, written=written)
+            yield Answer(path, scan.source, prediction, picture=drawn, written=written)
 
 
 def person_of(neutral: Path, up: str = "y", unit: str | None = None) -> Person:
@@ -170,8 +183,8 @@ def person_of(neutral: Path, up: str = "y", unit: str | None = None) -> Person:
         DrferError: it cannot be read, or does not register as a face.
     """
     check_axis_and_unit(up, unit)
-    scan = read_scan(neutral, up=up, unit=unit)
-    return Person(load_personal_model(), carry_template(scan, OTHER_FACES), str(neutral))
+    carried = made_of(neutral, up, unit, partial(carry_template, settings=OTHER_FACES))
+    return Person(load_personal_model(), carried, str(neutral))
 
 
 def _of_scan(
@@ -202,7 +215,7 @@ def predict(
     points = model.expression.decoder.layers[-1].out_features // 3
     cloud = torch.from_numpy(seen["cloud"][None, :points]).to(next(model.parameters()).device)
     faces = torch.cat([cloud, model.identity(cloud)]).cpu().numpy() * settings.frame_length
-    doubts, unlike, own_neutral = carried.doubts, False, None
+    doubts, unlike, at_rest, own_neutral = carried.doubts, False, False, None
     if isinstance(namer, Person):
         if namer.model.of_two_people(carried, namer.neutral):
             raise scan.refusal(
@@ -211,6 +224,7 @@ def predict(
             )
         probabilities = namer.model.probabilities(carried, namer.neutral)
         doubts += tuple(f"the neutral scan: {doubt}" for doubt in namer.neutral.doubts)
+        at_rest = namer.model.is_at_rest(carried, namer.neutral)
         own_neutral = network_input(namer.neutral, settings)["cloud"][:points]
         own_neutral = own_neutral * settings.frame_length
     else:
@@ -225,6 +239,7 @@ def predict(
         registered=faces[0],
         neutralised=faces[1],
         carried=carried,
+        at_rest=at_rest,
         own_neutral=own_neutral,
     )
 
@@ -252,4 +267,6 @@ def picture(prediction: Prediction) -> Figure:
     if prediction.own_neutral is not None:
         seen += ", beside the person's own neutral scan"
     figure.suptitle(f"{literal(prediction.source)}\n{seen}", size=NORMAL)
+    if prediction.warnings:
+        figure.supxlabel("\n".join(prediction.warnings), size=NORMAL, color=VERMILION)
     return figure

@@ -99,7 +99,8 @@ def test_another_persons_neutral_scan_is_told_from_the_own(model, faces):
         for row in other[:5]
     ]
     np.testing.assert_allclose(knowing.distance(other[:5]), by_hand)
-    assert knowing.limit == np.percentile(knowing.distance(own), make_personal.OWN)
+    ends = np.percentile(knowing.distance(own), 99.5), np.percentile(knowing.distance(other), 0.5)
+    assert make_personal.SURE == 99.5 and knowing.limit == np.mean(ends)
     neutral = faces.keys.index(ScanKey("F0001", "neutral", 0))
     shown = next(n for n, key in enumerate(faces.keys) if key.subject == "F0001" and key.intensity)
     another = next(n for n, key in enumerate(faces.keys) if key.subject != "F0001")
@@ -107,14 +108,23 @@ def test_another_persons_neutral_scan_is_told_from_the_own(model, faces):
     assert knowing.of_two_people(of(faces, another), of(faces, neutral))
 
 
+def test_who_has_hardly_moved_may_show_no_expression(model, faces):
+    knowing = make_personal.knowing_people(model, [faces], faces)
+    neutral = faces.keys.index(ScanKey("F0001", "neutral", 0))
+    shown = [n for n, key in enumerate(faces.keys) if key.subject == "F0001" and key.intensity]
+    assert knowing.is_at_rest(of(faces, neutral), of(faces, neutral))
+    assert not any(knowing.is_at_rest(of(faces, scan), of(faces, neutral)) for scan in shown)
+    assert make_personal.taken_for_rest(knowing, faces) <= 100 - make_personal.SEEN + 1
+
+
 def test_a_model_is_read_as_it_was_written(model, tmp_path):
     path = tmp_path / "personal.safetensors"
-    card = {"temperature": 0.5, "limit": 3.0, "of": "a test"}
+    card = {"temperature": 0.5, "limit": 3.0, "least": 0.25, "of": "a test"}
     written = replace(model, temperature=0.5, limit=3.0, card=card)
     make_personal.write(written, path)
     read = load_personal_model(path)
     assert read.temperature == 0.5 and read.card["of"] == "a test"
-    assert read.limit == 3.0
+    assert read.limit == 3.0 and read.least == 0.25
     for name in ("used", *ARRAYS):
         assert np.allclose(getattr(read, name), getattr(model, name), atol=1e-5)
 
@@ -123,7 +133,9 @@ def test_a_model_is_read_as_it_was_written(model, tmp_path):
 def test_a_damaged_file_is_one_sentence(model, tmp_path, damage):
     path = tmp_path / "personal.safetensors"
     if damage == "cut off":
-        make_personal.write(replace(model, card={"temperature": 1.0, "limit": 1.0}), path)
+        make_personal.write(
+            replace(model, card={"temperature": 1.0, "limit": 1.0, "least": 0.0}), path
+        )
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "a text":
         path.write_text("no weights")

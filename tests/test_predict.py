@@ -250,7 +250,7 @@ def test_what_is_no_scan_is_refused(tmp_path):
         "empty.obj": "empty.obj",
         "photo.jpg": "no format that is read here",
         "missing.wrl": "cannot be read",
-        "folder.obj": "not a file that could hold a scan",
+        "folder.obj": "this is a folder; name the files in it",
         "pipe.obj": "not a file that could hold a scan",  # whose reader would wait for ever
     }.items():
         with pytest.raises(DrferError, match=sentence):

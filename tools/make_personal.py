@@ -36,6 +36,8 @@ DIRECTIONS, SHRINKAGE = 8, 0.3
 SURE = 99.5
 """So many percent of scans differ from the own neutral scan by less than some distance, and from another
 person's by more than some other one; the limit is in the middle."""
+SEEN = 99.0
+"""So many percent of expressions change the scores more than a face at rest."""
 
 
 def movements(faces: FaceSet, other: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,7 +70,7 @@ def fit(parts: list[FaceSet]) -> PersonalModel:
     ridge = RidgeClassifier(alpha=REGULARISATION * MM**2).fit(rows, labels)
     weight = ridge.coef_.reshape(len(EXPRESSIONS), len(used), 3)
     nobody = np.zeros((len(used), 3, 0)), np.zeros((len(EXPRESSIONS), 0))
-    return PersonalModel(used, mean, weight, ridge.intercept_, 1.0, *nobody, np.inf, {})
+    return PersonalModel(used, mean, weight, ridge.intercept_, 1.0, *nobody, np.inf, 0.0, {})
 
 
 def scores_of(model: PersonalModel, faces: FaceSet) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +92,7 @@ def knowing_people(model: PersonalModel, parts: list[FaceSet], apart: FaceSet) -
     Args:
         model: looks at movements.
         parts: people of each population, to learn from: own neutral scans, and the next person's.
-        apart: other people, who set the limit.
+        apart: other people, who set the limit, and the least movement.
     """
     moved, labels = (np.concatenate(each) for each in zip(*(seen_by(model, p) for p in parts)))
     wrong = np.concatenate([seen_by(model, part, other=1)[0] for part in parts])
@@ -106,7 +108,8 @@ def knowing_people(model: PersonalModel, parts: list[FaceSet], apart: FaceSet) -
     model = replace(model, directions=directions, shown=shown)
     own, others = (model.distance(seen_by(model, apart, who)[0]) for who in (0, 1))
     between = (np.percentile(own, SURE), np.percentile(others, 100 - SURE))
-    return replace(model, limit=float(np.mean(between)))
+    least = np.percentile(model.movement(seen_by(model, apart)[0]), 100 - SEEN)
+    return replace(model, limit=float(np.mean(between)), least=float(least))
 
 
 def everyone() -> list[FaceSet]:
@@ -121,6 +124,11 @@ def taken_for_two(model: PersonalModel, faces: FaceSet) -> dict[str, float]:
         for who in (0, 1)
     )
     return {"own neutral scan": round(100 * own, 2), "another's": round(100 * other, 2)}
+
+
+def taken_for_rest(model: PersonalModel, faces: FaceSet) -> float:
+    """Return how often expressions are taken for a face at rest, in percent."""
+    return round(100 * float(np.mean(model.movement(seen_by(model, faces)[0]) < model.least)), 2)
 
 
 def calibrated(model: PersonalModel, faces: FaceSet) -> PersonalModel:
@@ -143,7 +151,7 @@ def main() -> None:
     (one, apart), (two, _) = first._parts, second._parts
     model = calibrated(fit([one, two, first.further]), apart)
     model = knowing_people(model, everyone(), many_people(APART, NARROW))
-    drawn = DrawFaces(Draws())
+    drawn, strangers = DrawFaces(Draws()), unseen()
     parts = [drawn.further, drawn._parts[1]]
     scores, labels = (np.concatenate(each) for each in zip(*(scores_of(model, p) for p in parts)))
     probabilities = softmax(scores / model.temperature)
@@ -152,6 +160,7 @@ def main() -> None:
     card = {
         "temperature": model.temperature,
         "limit": model.limit,
+        "least": model.least,
         "training people": people,
         "people for the temperature": len(apart.subjects),
         "unseen people": sum(len(part.subjects) for part in parts),
@@ -164,7 +173,10 @@ def main() -> None:
             calibration_error(probabilities, labels), 2
         ),
         "taken for scans of two people, %": {
-            kind: taken_for_two(model, faces) for kind, faces in unseen().items()
+            kind: taken_for_two(model, faces) for kind, faces in strangers.items()
+        },
+        "taken for faces at rest, %": {
+            kind: taken_for_rest(model, faces) for kind, faces in strangers.items()
         },
         "provenance": provenance(),
     }

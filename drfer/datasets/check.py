@@ -20,6 +20,7 @@ from drfer.common.parallel import map_on_all_cores
 from drfer.datasets.bosphorus import EXPRESSIVE_SUBJECTS
 from drfer.datasets.folder import ScanFolder
 from drfer.datasets.scan import NEUTRAL, FaceScan, ScanKey
+from drfer.datasets.scans import TABLE, Scans
 
 EXPECTED = {"bu3dfe": (100, (1, 2, 3, 4)), "bosphorus": (105, (1,))}
 """Subjects of the whole database, and the intensities of each expression."""
@@ -89,6 +90,11 @@ def _report_counts(dataset: ScanFolder, readable: set[ScanKey]) -> None:
     )
     scans = sum(map(len, dataset.files.values()))
     print(f"{dataset.root}: {scans} scans of {len(subjects)} subjects{whole}")
+    if isinstance(dataset, Scans) and dataset.labels is None:
+        print(f"it has no {TABLE}: each file is taken for the neutral scan of a subject of its own")
+    alike = Counter(subject.lower() for subject in subjects)
+    spelt = sorted(subject for subject in subjects if alike[subject.lower()] > 1)
+    _report("subjects whose names differ in capitals alone; are they the same people?", spelt)
     counts = Counter((key.expression, key.intensity) for key in readable)
     intensities = sorted({intensity for _, intensity in counts if intensity})
     width = 2 + max(map(len, ("readable scans", *dataset.expressions)))
@@ -110,6 +116,7 @@ def _report_counts(dataset: ScanFolder, readable: set[ScanKey]) -> None:
 
 
 def _report_files(dataset: ScanFolder, findings: list[Finding]) -> None:
+    _report("named in the table, but not in the folder", list(dataset.absent))
     _report("unreadable", [finding.error for finding in findings if finding.error])
     missing = [key for key in _expected(dataset) if key not in dataset.files]
     used = {0, *dataset.intensities}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -38,12 +39,16 @@ class ScanFolder(ABC):
     """Whether there are neutral scans."""
     up = "y"
     """The axis that points up in the files."""
+    why_none = "no file in it is named like one"
+    """Why no scan was found, where none was."""
+    absent: Sequence[str] = ()
+    """Files that ought to be in the folder, and are not."""
 
     def __init__(self, root: Path) -> None:
         """Find the scans by their names; none is opened."""
         self.root = Path(root)
         if not self.root.is_dir():
-            raise DrferError(f"{self.root} is not a folder; give the database's with --root")
+            raise DrferError(f"{self.root} is not a folder; give the one that holds the scans")
         self.files: dict[ScanKey, list[Path]] = {}
         self.strangers: list[Path] = []
         for path in sorted(self.root.rglob("*")):
@@ -53,9 +58,7 @@ class ScanFolder(ABC):
             elif self.is_stranger(path):
                 self.strangers.append(path)
         if not self.files:
-            raise DrferError(
-                f"{self.root} holds no scan of {self.name}: no file in it is named like one"
-            )
+            raise DrferError(f"{self.root} holds no scan of {self.name}: {self.why_none}")
 
     @abstractmethod
     def key_of(self, path: Path) -> ScanKey | None:

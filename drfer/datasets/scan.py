@@ -48,6 +48,8 @@ class FaceScan:
     """The file or generator that the scan came from."""
     from_file: np.ndarray = field(default_factory=lambda: np.eye(4))
     """Matrix (4, 4) from the file's coordinates, in its unit, to `points`."""
+    is_alone: bool = False
+    """Whether nobody said which scan it is, so that its file's name is all that it is called."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a mesh."""
@@ -71,4 +73,5 @@ class FaceScan:
 
     def refusal(self, reason: str) -> ScanFormatError:
         """Return the error that names this scan and says why it cannot be used."""
-        return ScanFormatError(f"{self.source}, scan {self.key}: {reason}")
+        name = self.source if self.is_alone else f"{self.source}, scan {self.key}"
+        return ScanFormatError(f"{name}: {reason}")

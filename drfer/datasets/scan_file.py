@@ -5,6 +5,8 @@ Every reader ends in a `FaceScan` in millimetres with +y up, or in one sentence.
 
 from __future__ import annotations
 
+import re
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +37,14 @@ NAMES_OF_UNITS = {"cm": "centimetres", "m": "metres", "in": "inches", "um": "mic
 LONGEST_SIDES = (("m", 2.0), ("in", 14.5), ("cm", 70.0), ("mm", 20_000.0), ("um", np.inf))
 """The first unit is taken in which a scan's longest side is less than this. Faces with their forehead
 have 0.15 to 0.25 m, which is 15 to 25 cm or 6 to 10 inches, and whole heads up to 0.35 m or 14 inches.
-A smaller part of a face in centimetres is taken for inches: its unit has to be said."""
+A smaller part of a face in centimetres is taken for inches (`second_guess`)."""
 FAR_FROM_ORIGIN = 10_000.0
 """mm; a scan farther away, as surveyors place them, is moved, since float32 would round it."""
 CAMERA = np.array([0.0, 0.0, 600.0])
 """Where a cloud's points are seen from, mm from its middle: the distance of a depth camera."""
 FEWEST_POINTS = 500
 """Of a cloud that is made a surface of."""
+_THREE_NUMBERS = re.compile(r"(\s*[-+]?([\d.]+(e[-+]?\d+)?|nan)(\s|$)){3}", re.I)
 
 
 def read_scan(
@@ -63,6 +66,8 @@ def read_scan(
         DrferError: the file has another ending, or there is no such axis or unit.
     """
     kind = path.suffix.lower()
+    if path.is_dir():
+        raise DrferError(f"{path}: this is a folder; name the files in it")
     if kind not in SUFFIXES:
         raise DrferError(f"{path}: no format that is read here; give {', '.join(SUFFIXES)}")
     check_axis_and_unit(up, unit)
@@ -73,7 +78,9 @@ def read_scan(
         points, triangles = _read(path, kind)
     except OSError as error:
         raise ScanFormatError(f"{path}: cannot be read ({error.strerror})") from None
+    points, lost = _without_lost_points(path, points, triangles)
     points, remarks, from_file = _in_millimetres(path, points, up, unit)
+    remarks += lost
     if triangles is None:
         points, triangles = surface_of_cloud(path, points)
         remarks.append("a surface made of its points")
@@ -83,8 +90,8 @@ def read_scan(
         points, index = np.unique(points, axis=0, return_inverse=True)
         triangles = index.reshape(-1)[triangles].astype(np.int32)
     source = f"{path} ({', '.join(remarks)})" if remarks else str(path)
-    key = key or ScanKey(path.stem, NEUTRAL, 0)
-    return FaceScan(points.astype(np.float32), triangles, key, source, from_file)
+    named = key or ScanKey(path.stem, NEUTRAL, 0)
+    return FaceScan(points.astype(np.float32), triangles, named, source, from_file, key is None)
 
 
 def check_axis_and_unit(up: str, unit: str | None) -> None:
@@ -118,7 +125,8 @@ def _read_array(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             points = np.load(file, allow_pickle=False)
     except Exception as error:  # whatever a broken header makes numpy raise
-        raise ScanFormatError(f"{path}: cannot be read as NPY ({_first_line(error)})") from None
+        what = _first_line(error).split(". ")[0]
+        raise ScanFormatError(f"{path}: cannot be read as NPY ({what})") from None
     if not isinstance(points, np.ndarray) or points.ndim != 2 or points.shape[1] < 3:
         shape = getattr(points, "shape", "an archive")
         raise ScanFormatError(f"{path}: points are rows of x, y and z, but it holds {shape}")
@@ -128,10 +136,16 @@ def _read_array(path: Path) -> np.ndarray:
 
 
 def _read_columns(path: Path) -> np.ndarray:
-    """Read x, y and z from lines of numbers, parted by spaces, commas, semicolons or tabs."""
+    """Read x, y and z from lines of numbers, parted by spaces, commas, semicolons or tabs.
+
+    What stands above the first line of three numbers is a heading.
+    """
     text = path.read_text(encoding="utf-8", errors="replace").translate({44: " ", 59: " "})
+    rows = list(dropwhile(lambda line: not _THREE_NUMBERS.match(line), text.splitlines()))
+    if not rows:
+        raise ScanFormatError(f"{path}: cannot be read as XYZ: no line has three numbers")
     try:
-        return np.loadtxt(text.splitlines(), usecols=(0, 1, 2), ndmin=2)
+        return np.loadtxt(rows, usecols=(0, 1, 2), ndmin=2)
     except ValueError as error:
         raise ScanFormatError(f"{path}: cannot be read as XYZ ({_first_line(error)})") from None
 
@@ -146,13 +160,18 @@ def _read_with_library(path: Path, kind: str) -> tuple[np.ndarray, np.ndarray | 
         parts = list(read.geometry.values())
         if len(parts) > 1 and all(isinstance(part, trimesh.Trimesh) for part in parts):
             parts = [read.to_mesh()]
+        if len(parts) != 1:
+            raise ValueError(f"{len(parts)} meshes or clouds")
         (mesh,) = parts
         points = np.asarray(mesh.vertices, dtype=np.float64)
         is_cloud = isinstance(mesh, trimesh.PointCloud)
         triangles = None if is_cloud else np.asarray(mesh.faces, dtype=np.int64)
     except Exception as error:  # whatever a broken file makes the library raise
         name = kind[1:].upper()
-        raise ScanFormatError(f"{path}: cannot be read as {name} ({_first_line(error)})") from None
+        raise ScanFormatError(
+            f"{path}: cannot be read as {name}; it is cut off, damaged, or something else "
+            f"({_first_line(error)})"
+        ) from None
     if points.ndim != 2 or points.shape[1] != 3:
         raise ScanFormatError(f"{path}: it holds no points of x, y and z")
     polygons = mesh.metadata.get("_ply_raw", {}).get("face", {}).get("length", 0)
@@ -170,17 +189,25 @@ def _read_with_library(path: Path, kind: str) -> tuple[np.ndarray, np.ndarray | 
     return without_loose_points(points, triangles)
 
 
+def _without_lost_points(
+    path: Path, points: np.ndarray, triangles: np.ndarray | None
+) -> tuple[np.ndarray, list[str]]:
+    """Return a cloud's points without those that a depth camera lost, and say so; a mesh has none."""
+    finite = np.isfinite(points).all(axis=1)
+    lost = int((~finite).sum())
+    if lost and triangles is not None:
+        raise ScanFormatError(
+            f"{path}: point {np.argmin(finite)} is not finite; {lost} such points in all"
+        )
+    if not finite.any():
+        raise ScanFormatError(f"{path}: it has no points; export it again")
+    return points[finite], [f"without {lost:,} points that are not finite"] * bool(lost)
+
+
 def _in_millimetres(
     path: Path, points: np.ndarray, up: str, unit: str | None
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Return points (n, 3) in mm with y up, what was decided, and the matrix that did it."""
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        raise ScanFormatError(
-            f"{path}: point {np.argmin(finite)} is not finite; {(~finite).sum()} such points in all"
-        )
-    if len(points) == 0:
-        raise ScanFormatError(f"{path}: it has no points; export it again")
     remarks = []
     if unit is None:
         unit = unit_by_size(points)
@@ -209,6 +236,15 @@ def unit_by_size(points: np.ndarray) -> str:
     low, high = np.percentile(points, (1, 99), axis=0)
     longest = (high - low).max()
     return next(unit for unit, most in LONGEST_SIDES if longest < most)
+
+
+def second_guess(scan: FaceScan) -> str | None:
+    """Return the unit that a scan may have if it is no face in the one that its size suggested.
+
+    Part of a face in centimetres is as large as a whole head in inches. None of other units.
+    """
+    inches = np.isclose(np.linalg.norm(scan.from_file[:3, 0]), UNITS["in"])
+    return "cm" if inches else None
 
 
 def surface_of_cloud(path: Path, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,10 +54,20 @@ class Scans(ScanFolder):
         """Read the table, and find the scans by their names."""
         check_known("axis", up, UP)
         self.up = up
-        table = Path(root) / TABLE
-        self.labels = read_table(table) if table.exists() else None
+        table = _table_in(Path(root))
+        self.labels = read_table(table) if table else None
+        if self.labels is not None:
+            first = next(iter(self.labels), None)
+            named = (
+                f"none of the files in {table} is there, such as {first!r}: give their endings, too"
+            )
+            self.why_none = named if first else f"{table} names no file"
         super().__init__(root)
         if self.labels:
+            there = {path for paths in self.files.values() for path in paths}
+            names = {path.relative_to(self.root).as_posix() for path in there}
+            names |= {path.name for path in there}
+            self.absent = [name for name in self.labels if name not in names]
             shown = {key.expression for key in self.files}
             self.has_neutral = NEUTRAL in shown
             self.expressions = tuple(sorted(shown - {NEUTRAL})) or EXPRESSIONS
@@ -77,6 +87,12 @@ class Scans(ScanFolder):
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         """Return the scan in a file."""
         return read_scan(path, key, self.up)
+
+
+def _table_in(root: Path) -> Path | None:
+    """The table in a folder, in capitals or not; None if there is none."""
+    names = sorted(root.iterdir()) if root.is_dir() else []
+    return next((path for path in names if path.name.lower() == TABLE), None)
 
 
 def read_table(path: Path) -> dict[str, ScanKey]:

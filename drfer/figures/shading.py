@@ -25,6 +25,9 @@ CREASES = (0.55, 1.2)
 _DETAIL = 0.04
 """What is smaller than this share of a face's extent (6 mm) is taken for noise when it is shaded."""
 
+_DECISIVE = 0.2
+"""Share of all normals, by area, that has to look at the viewer or away to say which side is out."""
+
 _MOST = 24
 """Neighbours of a point at most: a live picture has to answer at once."""
 
@@ -71,7 +74,7 @@ def surface(
     points = np.asarray(points, dtype=np.float64)
     triangles = triangulated(points) if triangles is None else np.asarray(triangles)
     facing = _normals_of_mesh(points, triangles)
-    if facing[:, 2].sum() < 0:  # some formats wind their triangles the other way round
+    if _is_inside_out(points, facing):  # some formats wind their triangles the other way round
         triangles, facing = triangles[:, ::-1], -facing
     facing[~facing.any(axis=1)] = (0, 0, 1)  # those that no triangle has look at the viewer
     if len(points) < 3 or not smooth:
@@ -103,6 +106,18 @@ def displacement(points: np.ndarray, reference: Surface) -> np.ndarray:
     aside = np.linalg.norm(away - outside[:, None] * reference.normals[nearest], axis=1)
     spacing = np.median(tree.query(reference.points, k=2)[0][:, 1])
     return np.where(aside < 2 * spacing, outside, np.nan)
+
+
+def _is_inside_out(points: np.ndarray, facing: np.ndarray) -> bool:
+    """Whether normals (n, 3), as long as their triangles are large, point into the face.
+
+    Those of a face look at the viewer; those of a whole head cancel out, and point away from its
+    middle.
+    """
+    towards = facing[:, 2].sum()
+    if abs(towards) > _DECISIVE * np.linalg.norm(facing, axis=1).sum():
+        return bool(towards < 0)
+    return len(points) > 0 and bool((facing * (points - points.mean(axis=0))).sum() < 0)
 
 
 def _normals_of_mesh(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:

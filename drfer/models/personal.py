@@ -48,6 +48,8 @@ class PersonalModel:
     """How far each expression moves a person's face along these, shape (6, d)."""
     limit: float
     """A movement further than this from all of these is no expression: it is another person's."""
+    least: float
+    """A movement that changes the scores by less is hardly one: the face may be at rest."""
     card: dict
     """How it was trained, on whom, and what it is worth on people whom it never saw."""
 
@@ -65,6 +67,10 @@ class PersonalModel:
         """Return whether two scans differ by more than any expression moves a face."""
         return bool(self.distance(self._moved(scan, neutral))[0] > self.limit)
 
+    def is_at_rest(self, scan: Carried, neutral: Carried) -> bool:
+        """Return whether two scans differ by less than nearly every expression moves a face."""
+        return bool(self.movement(self._moved(scan, neutral))[0] < self.least)
+
     def _moved(self, scan: Carried, neutral: Carried) -> np.ndarray:
         """Return how far the vertices have moved, shape (1, k, 3), mm."""
         lacking = scan.missing[self.used] | neutral.missing[self.used]
@@ -74,6 +80,10 @@ class PersonalModel:
     def scores(self, moved: np.ndarray) -> np.ndarray:
         """Return the score of each expression, shape (n, 6), for movements (n, k, 3) in mm."""
         return np.einsum("nki,cki->nc", moved, self.weight) + self.bias
+
+    def movement(self, moved: np.ndarray) -> np.ndarray:
+        """Return how much movements (n, k, 3), mm, change the scores, shape (n,)."""
+        return np.linalg.norm(self.scores(moved) - self.bias, axis=1)
 
     def distance(self, moved: np.ndarray) -> np.ndarray:
         """Return how far movements (n, k, 3), mm, lie from those of the nearest expression, (n,)."""
@@ -103,7 +113,7 @@ def load_personal_model(path: Path | None = None) -> PersonalModel:
             card = json.loads((stored.metadata() or {})["card"])
         used = arrays.pop("used")
         arrays = {name: arrays[name].astype(np.float64) for name in ARRAYS}
-        numbers = {name: card[name] for name in ("temperature", "limit")}
+        numbers = {name: card[name] for name in ("temperature", "limit", "least")}
         return PersonalModel(used, **arrays, **numbers, card=card)
     except FileNotFoundError:
         raise DrferError(f"there is no personal model {path}: take the file again") from None

@@ -23,6 +23,8 @@ from drfer.preprocessing.registration import (
 )
 from drfer.preprocessing.surface import border_edges, nearest_on_surface
 
+CERTAIN_COVER = 0.4
+"""Share of the template's vertices below which a scan is doubtful; badly damaged open faces have 0.47."""
 ONE_FACE = 110.0
 """mm from the middle of a face, beyond which nothing of it lies; ..."""
 SECOND_FACE = 0.3
@@ -108,6 +110,8 @@ def carry_template(scan: FaceScan, settings: Settings = Settings()) -> Carried:
     seen = np.count_nonzero(~missing)
     if seen < max(settings.points, bool(doubts) * settings.smallest_cover * len(points)):
         raise _no_face(scan, registration, f", {seen / len(points):.0%} of the mesh covered")
+    if seen < CERTAIN_COVER * len(points):
+        doubts += (f"{seen / len(points):.0%} of the mesh found, below {CERTAIN_COVER:.0%}",)
     return Carried(registration, points, missing, doubts)
 
 
@@ -220,4 +224,6 @@ def _no_face(scan: FaceScan, registration: Registration, cover: str = "") -> Sca
     )
     if registration.share == 0:
         fit = "nothing of it fits"
-    return scan.refusal(f"does not register as a face ({fit}); check its orientation and unit")
+    return scan.refusal(
+        f"does not register as a face ({fit}); check its orientation and unit (--up, --unit)"
+    )

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import licensed
 import numpy as np
+import pytest
 import trimesh
 
+from drfer.common.errors import DrferError
 from drfer.datasets.bosphorus import Bosphorus
 from drfer.datasets.bu3dfe import BU3DFE
 from drfer.datasets.check import check
@@ -127,4 +129,18 @@ def test_a_class_that_few_have_is_named_for_its_spelling(database, tmp_path, cap
     assert "missing:\n  a frwon 1\n" in said
     (tmp_path / "scans.csv").unlink()
     check(Scans(tmp_path), PROTOCOL, sheet=None)
-    assert "misspelt" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "misspelt" not in said and "it has no scans.csv: each file is taken" in said
+    rows = [row.replace(",b,", ",A,") for row in rows]
+    (tmp_path / "Scans.CSV").write_text("\n".join([*rows, "gone.ply,c,frown"]))
+    check(Scans(tmp_path), PROTOCOL, sheet=None)
+    said = capsys.readouterr().out
+    assert "1 named in the table, but not in the folder:\n  gone.ply\n" in said
+    assert "names differ in capitals alone; are they the same people?:\n  A\n  a\n" in said
+    for content, why in {
+        "a-smile,a,smile": "none of the files in .*CSV is there, such as 'a-smile'",
+        "": "names no file",
+    }.items():
+        (tmp_path / "Scans.CSV").write_text(f"{rows[0]}\n{content}")
+        with pytest.raises(DrferError, match=why):
+            Scans(tmp_path)

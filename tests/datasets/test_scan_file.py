@@ -92,7 +92,7 @@ def test_of_a_whole_head_the_front_is_taken(scan):
         (np.zeros((4000, 3)), "a cloud of 1 points is no surface"),
         (np.outer(np.arange(4000.0), [1, 2, 3]), "on a line|no surface"),
         (np.empty((0, 3)), "it has no points"),
-        (np.full((4000, 3), np.nan), "point 0 is not finite; 4000 such points"),
+        (np.full((4000, 3), np.nan), "it has no points"),
         (np.zeros((4000, 2)), r"it holds \(4000, 2\)"),
         (np.array(["a"] * 4000).reshape(-1, 4), "not numbers"),
     ],
@@ -105,13 +105,34 @@ def test_what_is_no_cloud_is_one_sentence(points, sentence, tmp_path):
     assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("suffix", ["xyz", "npy"])
+def test_a_cloud_may_have_lost_points_and_a_heading(scan, suffix, tmp_path):
+    """Depth cameras write nan for what they did not see, and tables of points name their columns."""
+    path, whole = tmp_path / f"lost.{suffix}", tmp_path / f"whole.{suffix}"
+    lost = scan.points.astype(np.float64)
+    lost[::50] = np.nan
+    for place, points in ((path, lost), (whole, np.delete(lost, np.s_[::50], axis=0))):
+        if suffix == "npy":
+            np.save(place, points)
+        else:
+            np.savetxt(place, points, header="X Y Z\n7,000 points", comments="")
+    read = read_scan(path)
+    assert f"without {len(lost[::50])} points that are not finite" in read.source
+    assert np.array_equal(read.points, read_scan(whole).points)
+    assert np.array_equal(read.triangles, read_scan(whole).triangles)
+
+
 def test_other_wrong_files_and_names_are_one_sentence(scan, tmp_path):
     (tmp_path / "words.xyz").write_text("one two three\n")
+    (tmp_path / "nothing.xyz").write_text("")
+    (tmp_path / "half.xyz").write_text("1 2 3\n1 2 three\n")
     (tmp_path / "pickle.npy").write_bytes(b"\x93NUMPY\x01\x00")
     np.savez(tmp_path / "archive.npz", scan.points)
     (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
     for name, sentence in {
-        "words.xyz": "cannot be read as XYZ",
+        "words.xyz": "cannot be read as XYZ: no line has three numbers",
+        "nothing.xyz": "no line has three numbers",
+        "half.xyz": "cannot be read as XYZ",
         "pickle.npy": "cannot be read as NPY",
         "archive.npy": "an archive",
     }.items():

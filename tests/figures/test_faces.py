@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import trimesh
 from matplotlib.collections import TriMesh
 from matplotlib.figure import Figure
 from scipy.spatial.transform import Rotation
@@ -149,6 +150,15 @@ def test_triangles_that_are_wound_the_other_way_round_look_the_same(face):
     triangles = triangulated(cloud)
     one, other = surface(cloud, triangles), surface(cloud, triangles[:, ::-1])
     assert np.allclose(one.brightness, other.brightness)
+
+
+@pytest.mark.parametrize("wound", [1, -1])
+def test_a_whole_head_is_lit_from_outside(wound):
+    """Its normals cancel out, so that which side is out is not what most of them look at."""
+    head = trimesh.creation.icosphere(3, 80)
+    head.vertices[head.vertices[:, 2] > 0] *= [1, 1, 0.8]  # flatter in front
+    drawn = surface(head.vertices, head.faces[:, ::wound])
+    assert ((drawn.normals * head.vertices).sum(axis=1) > 0).mean() > 0.99
 
 
 @pytest.mark.parametrize(

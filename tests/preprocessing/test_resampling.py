@@ -213,6 +213,17 @@ def test_no_number_hides_outside_the_settings(of):
             assert numbers <= plain, f"{function.name} holds {numbers - plain}"
 
 
+def test_a_scan_of_which_little_is_found_is_doubtful(database):
+    """Thinned evenly, so that it registers as well as the whole does."""
+    scan = database.load(KEY)
+    whole = carry_template(scan)
+    kept = np.random.default_rng(0).random(len(scan.triangles)) < 0.3
+    shreds = carry_template(replace(scan, triangles=scan.triangles[kept]))
+    assert not whole.doubts and (~whole.missing).mean() > 0.47
+    share = (~shreds.missing).mean()
+    assert share < 0.4 and f"{share:.0%} of the mesh found, below 40%" in shreds.doubts
+
+
 def test_two_faces_in_one_file_are_refused_and_a_whole_head_is_not(database):
     one, other = (database.load(ScanKey(subject, "neutral", 0)) for subject in ("F0001", "M0001"))
     both = replace(
