@@ -98,6 +98,21 @@ def test_another_seed_gives_another_population(tmp_path, monkeypatch):
     assert other.hash != FROZEN[1] and other.settings["seed"] == 1
 
 
+def test_who_ships_is_the_same_whoever_else_is_asked_for():
+    people = open_head.load_people(1)
+    alone = module._heads(["F0001"], 1, FaceSettings())
+    several = module._heads(["F0050", "F0001"], 1, FaceSettings())
+    assert "F0001" in people and "F0050" not in people
+    assert [list(heads) for _, heads in alone] == [["F0001"]]
+    assert [list(heads) for _, heads in several] == [["F0001"], ["F0050"]]
+    for head, heads in (alone[0], several[0]):
+        assert np.array_equal(heads["F0001"], people["F0001"])
+        assert np.array_equal(head.average, open_head.load().average)
+    wider = FaceSettings(identity=replace(FaceSettings().identity, spread=0.3))
+    [(_, heads)] = module._heads(["F0001"], 1, wider)
+    assert np.abs(heads["F0001"] - people["F0001"]).max() > 1, "nobody else is shipped"
+
+
 def test_populations_are_named_first_and_are_those_of_their_seeds(tmp_path, monkeypatch):
     monkeypatch.setenv("DRFER_CACHE", str(tmp_path))
     both = Populations({1: 1, 100: 1})
