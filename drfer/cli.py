@@ -234,7 +234,8 @@ def predict(
         up: the axis that points up in them: x, y, z; -x, -y, -z as in --up=-z.
         unit: mm, cm, m, in or um; judged by each scan's size if not given.
         out: the folder for the pictures.
-        neutral: a neutral scan of the same person, which makes the answers much better.
+        neutral: a neutral scan of the same person, which makes the answers much better; none of the
+            classes is neutral then.
         mesh: write what `drfer register` writes, too.
         json: print JSON, one line for each scan, instead of text.
     """
