@@ -23,7 +23,7 @@ def two_people(cache, monkeypatch):
     people = load_people(0)
     monkeypatch.setattr(many_people, "PEOPLE", 2)
     monkeypatch.setattr(
-        database, "_heads", lambda names, *_: (load(), {name: people[name] for name in names})
+        database, "_heads", lambda names, *_: [(load(), {name: people[name] for name in names})]
     )
 
 

@@ -47,6 +47,7 @@ OTHER_DATA = {
     "input": "template",
     "carried": 0.5,
     "neutral_class": True,
+    "wrong_labels": 0.1,
     "scaled_constants": True,
 }
 RUN_NUMBERS = ("fold", "seed", "repeat")
