@@ -65,9 +65,9 @@ def made_of(path: Path, up: str, unit: str | None, make: Callable[[FaceScan], Ma
         if other is None:
             raise
         again = read_scan(path, up=up, unit=other)
-        said = f"{path} (in {NAMES_OF_UNITS[other]}, since it is no face in {NAMES_OF_UNITS['in']})"
+        why = f"in {NAMES_OF_UNITS[other]}, since it is no face in {NAMES_OF_UNITS['in']}"
         try:
-            return make(replace(again, source=said))
+            return make(replace(again, source=f"{again.source} ({why})"))
         except ScanFormatError:
             raise refusal from None
 

@@ -62,8 +62,9 @@ class Prediction:
     @property
     def warnings(self) -> list[str]:
         """Why its answer may mean little, a sentence each."""
-        warnings = [UNLIKE] * self.unlike + [AT_REST] * self.at_rest
-        return warnings + [DOUBT.format("; ".join(self.doubts))] * bool(self.doubts)
+        doubt = DOUBT.format("; ".join(self.doubts))
+        warnings = {UNLIKE: self.unlike, AT_REST: self.at_rest, doubt: bool(self.doubts)}
+        return [warning for warning, holds in warnings.items() if holds]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,9 @@ def test_a_small_face_in_centimetres_is_tried_as_such_if_it_is_none_in_inches(tm
 
     assert "in inches, by its size" in made_of(path, "y", None, smaller_than(400)).source
     scan = made_of(path, "y", None, smaller_than(200))
-    assert scan.source == f"{path} (in centimetres, since it is no face in inches)"
+    assert str(path) in scan.source and "by its size" not in scan.source
+    assert scan.source.endswith(" (in centimetres, since it is no face in inches)")
+    assert "a surface made of its points" in scan.source, "what else was decided is still said"
     assert 130 < np.ptp(scan.points[:, 1]) < 140
     for unit in (None, "in"):
         with pytest.raises(ScanFormatError, match=r"face\.xyz.*: no face") as refusal:

@@ -60,12 +60,12 @@ def _stored() -> dict[Draws, Result]:
 def picture() -> Figure:
     """Return a figure of what rows gain on the baseline, by training people and by other factors."""
     figure, (panels,) = sheet(1, 2, (12, 4.4))
+    panels[1].sharey(panels[0])
     _draw_gains(panels[0], by_people())
     panels[0].set(xlabel="training people", ylabel=f"points above {BASELINE}")
     panels[0].legend(fontsize=SMALL)
     _draw_gains(panels[1], by_factor())
     panels[1].set(xlabel=f"what is other than usual, {PEOPLE} training people")
-    panels[1].sharey(panels[0])
     figure.suptitle("Anny-3DFE (synthetic), classroom; bars: 95 % interval over draws", size=NORMAL)
     return figure
 
@@ -87,7 +87,8 @@ def _draw_gains(axis: Axes, results: dict) -> None:
                 capsize=5,
                 label=None if x else name,
             )
-            beside = {"xytext": (8, 5), "textcoords": "offset points", "size": NORMAL}
+            outwards = {"xytext": (-8, 5), "ha": "right"} if number == 0 else {"xytext": (8, 5)}
+            beside = {"textcoords": "offset points", "size": NORMAL, **outwards}
             axis.annotate(f"{mean:+.1f}", (place, mean), color=colour, **beside)
     gain = ROWS[METHOD].paper["bu3dfe"] - ROWS[BASELINE].paper["bu3dfe"]
     axis.axhline(

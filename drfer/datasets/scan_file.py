@@ -44,6 +44,7 @@ CAMERA = np.array([0.0, 0.0, 600.0])
 """Where a cloud's points are seen from, mm from its middle: the distance of a depth camera."""
 FEWEST_POINTS = 500
 """Of a cloud that is made a surface of."""
+# how a line of a cloud begins; what stands above the first such line is a heading
 _THREE_NUMBERS = re.compile(r"(\s*[-+]?([\d.]+(e[-+]?\d+)?|nan)(\s|$)){3}", re.I)
 
 
@@ -201,7 +202,8 @@ def _without_lost_points(
         )
     if not finite.any():
         raise ScanFormatError(f"{path}: it has no points; export it again")
-    return points[finite], [f"without {lost:,} points that are not finite"] * bool(lost)
+    remarks = [f"without {lost:,} points that are not finite"] if lost else []
+    return points[finite], remarks
 
 
 def _in_millimetres(
@@ -241,7 +243,8 @@ def unit_by_size(points: np.ndarray) -> str:
 def second_guess(scan: FaceScan) -> str | None:
     """Return the unit that a scan may have if it is no face in the one that its size suggested.
 
-    Part of a face in centimetres is as large as a whole head in inches. None of other units.
+    Part of a face in centimetres is as large as a whole head in inches. Of a scan that was not taken
+    for inches there is no second guess: None.
     """
     inches = np.isclose(np.linalg.norm(scan.from_file[:3, 0]), UNITS["in"])
     return "cm" if inches else None
