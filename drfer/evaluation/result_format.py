@@ -32,18 +32,12 @@ HEADING = (
 """What the heading of a result says."""
 POSE_SETTINGS = ("raw", "registered", "trained")
 """How scans at head poses are read: as they are, turned back, or by a model trained with them."""
+SAMPLE_FACES = ("input", "de-identified", "de-expressed", "exp, then id", "id, then exp", "fused")
+"""A scan and what the model makes of it, in the order of figure 2."""
 SAMPLE_GROUPS = (
     ("manifold features", "manifold expression", "manifold intensity", "manifold subject"),
     ("posed clouds", "posed left"),
-    (
-        "sample labels",
-        "sample input",
-        "sample de-identified",
-        "sample de-expressed",
-        "sample exp, then id",
-        "sample id, then exp",
-        "sample fused",
-    ),
+    ("sample labels", *(f"sample {face}" for face in SAMPLE_FACES)),
 )
 """The arrays of samples.npz; those of a group come together or not at all."""
 LARGEST_COUNT = 2**31 - 1

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from drfer.evaluation.result import Result
+from drfer.evaluation.result_format import SAMPLE_FACES
 from drfer.figures.curves import rotations
 from drfer.figures.faces import draw_face, scale_bar
 from drfer.figures.shading import surface
@@ -52,13 +53,11 @@ def sample_faces(result: Result) -> Figure:
     """
     samples, marks = result.samples, marks_of(result.expressions)
     labels = samples["sample labels"]
-    kinds = [name.removeprefix("sample ") for name in samples if name.startswith("sample ")]
-    kinds.remove("labels")
     figure, axes = sheet(
-        len(labels), len(kinds), (1.6 * len(kinds) + 0.3, 1.85 * len(labels) + 0.5)
+        len(labels), len(SAMPLE_FACES), (1.6 * len(SAMPLE_FACES) + 0.3, 1.85 * len(labels) + 0.5)
     )
-    for column, kind in enumerate(kinds):
-        axes[0, column].set_title(literal(kind), size=10)
+    for column, kind in enumerate(SAMPLE_FACES):
+        axes[0, column].set_title(kind, size=10)
         for row, cloud in enumerate(samples[f"sample {kind}"]):
             draw_face(axes[row, column], surface(cloud))
     for axis, label in zip(axes[:, 0], labels):

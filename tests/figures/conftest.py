@@ -5,13 +5,13 @@ import pytest
 
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
+from drfer.evaluation.result_format import SAMPLE_FACES
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
 from drfer.figures.curves import SETTINGS
 
 POSES = [["frontal", 0]] + [
     [kind, angle] for kind in ("pitch", "yaw") for angle in range(-80, 81, 20) if angle
 ]
-FACES = ("input", "de-identified", "de-expressed", "exp, then id", "id, then exp", "fused")
 
 
 def _entries(seed, folds, scans):
@@ -93,7 +93,7 @@ def made_samples(face):
             "manifold subject": subject,
             "posed clouds": np.repeat(faces[:, None], 17, axis=1),
             "posed left": random.integers(400, 2048, size=(2, 17)),
-            **{f"sample {name}": faces[[0, 1, 0, 1, 0, 1]] for name in FACES},
+            **{f"sample {name}": faces[[0, 1, 0, 1, 0, 1]] for name in SAMPLE_FACES},
             "sample labels": np.arange(6),
         }
 

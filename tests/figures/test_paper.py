@@ -15,6 +15,7 @@ from drfer.common.errors import DrferError
 from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.protocol import Draws, fields_of
 from drfer.evaluation.result import Result
+from drfer.evaluation.result_format import SAMPLE_FACES
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.statistics import paired_difference
 from drfer.figures import curves, maps, pages, portraits
@@ -409,6 +410,9 @@ def test_faces_are_surfaces_in_one_scale(made_result, made_samples):
         widths = {round(np.ptp(mesh.axes.get_xlim()), 6) for mesh in meshes(figure)}
         assert len(widths) == 1 and "50 mm" in said_in(figure)
     assert said_in(faces).count("surprise") == 1 and "exp, then id" in said_in(faces)
+    backwards = made_result(samples=dict(sorted(result.samples.items(), reverse=True)))
+    columns = [axis.get_title() for axis in portraits.sample_faces(backwards).axes[:6]]
+    assert columns == list(SAMPLE_FACES)
     for count in result.samples["posed left"][:, 1:].ravel():
         assert f"{count:,}" in said_in(rotated)
 
