@@ -69,7 +69,7 @@ def _head_pose(experiment: Experiment) -> tuple[Arrays, dict]:
     points, classes = experiment.run.preset.sizes.points, len(experiment.faces.expressions)
     clouds = posed.clouds[[row_of[key] for key in keys]][:, :, :points]
     predicted = {}
-    for row, stage in COMPARED.items():
+    for row, stage in WITH_CONTROL.items():
         model = experiment.model(stage)
         raw = [_predicted(model, clouds[:, number], classes) for number in range(len(POSES))]
         if experiment.run.posed:
@@ -240,11 +240,12 @@ _ALL_MEASURES = (
     Measure(
         "pose",
         "Accuracy on the test scans at 17 head poses, in the settings that they can be read in.",
-        ("i-expression", "iii"),
+        tuple(WITH_CONTROL.values()),
         _head_pose,
         _head_pose_entries,
         poses=True,
         posed_training=True,
+        version=2,
     ),
     Measure(
         "features",

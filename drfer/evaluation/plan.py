@@ -181,7 +181,7 @@ def without_truth(request: Request, dataset) -> Request:
 
 def measured_runs(what: str, run: Run) -> list[Run]:
     """Return the runs of which a measure is taken, for a run that an evaluation asks for."""
-    return [run, replace(run, posed=True)] if MEASURES[what].posed_training else [run]
+    return [run, run.at_all_poses()] if MEASURES[what].posed_training else [run]
 
 
 def _add_stage(jobs: dict[str, Job], experiment: Experiment, stage: str) -> str:

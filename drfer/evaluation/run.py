@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,16 @@ from drfer.evaluation.rows import Row
 from drfer.models.branch import ModelSizes
 from drfer.preprocessing.faceset import FaceSet
 from drfer.training.data import DataSettings
-from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Schedule, Stage
+from drfer.training.stages import MODEL_SWITCHES, STAGES, LossSettings, Stage
 
 if TYPE_CHECKING:
     from drfer.evaluation.draws import DrawFaces
 
 LARGEST_SEED = 2**31 - 1
 """What torch, numpy and scikit-learn all take."""
+
+POSED_LENGTH = 4
+"""How many times as long a training is whose scans stand at 17 poses (docs/convergence.md)."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +60,17 @@ class Run:
         """Return these settings with the changes of a table's row."""
         preset = replace(self.preset, sizes=replace(self.preset.sizes, **row.sizes))
         if row.augmentation or row.length != 1:
-            schedules = {
-                name: _changed(preset.schedule(stage), row) for name, stage in STAGES.items()
-            }
-            preset = replace(preset, schedules=schedules)
+            preset = _rescheduled(preset, row.length, row.augmentation)
         return replace(
             self,
             preset=preset,
             losses=replace(self.losses, **row.losses),
             data=replace(self.data, **row.data),
         )
+
+    def at_all_poses(self) -> Run:
+        """Return these settings with training scans at all head poses, and longer trainings."""
+        return replace(self, preset=_rescheduled(self.preset, POSED_LENGTH, {}), posed=True)
 
     def split(self, faces: FaceSet | DrawFaces) -> tuple[list[str], list[str]]:
         """Return the training subjects and the test subjects."""
@@ -102,12 +107,17 @@ class Run:
         return _only(self.preset.sizes, stage.reads), _only(self.losses, stage.reads)
 
 
-def _changed(schedule: Schedule, row: Row) -> Schedule:
-    return replace(
-        schedule,
-        epochs=math.ceil(schedule.epochs * row.length),
-        augmentation=replace(schedule.augmentation, **row.augmentation),
-    )
+def _rescheduled(preset: Preset, length: float, augmentation: Mapping[str, object]) -> Preset:
+    """A preset whose trainings are some times as long, with something of augmentation changed."""
+    schedules = {}
+    for name, stage in STAGES.items():
+        usual = preset.schedule(stage)
+        schedules[name] = replace(
+            usual,
+            epochs=math.ceil(usual.epochs * length),
+            augmentation=replace(usual.augmentation, **augmentation),
+        )
+    return replace(preset, schedules=schedules)
 
 
 def _only(settings, reads: frozenset[str]):

@@ -20,12 +20,11 @@ from drfer.figures.style import (
     NOT_RUN,
     ORANGE,
     SMALL,
-    VERMILION,
     literal,
     look,
     sheet,
 )
-from drfer.figures.tables import number_of, statistic
+from drfer.figures.tables import at_poses, number_of, statistic
 from drfer.training.stages import STAGES
 
 AFTER_EACH_STAGE = (BASELINE, "stage i + ii", METHOD)
@@ -37,6 +36,13 @@ SETTINGS = {
     "trained": "trained: with rotated scans",
 }
 """How rotated scans are read, and what the panels of figure 5 call it."""
+
+AT_POSES = {
+    METHOD: ("DrFER", GREEN, "-o"),
+    BASELINE: ("baseline", BLUE, "--s"),
+    CONTROL: (CONTROL, ORANGE, ":^"),
+}
+"""Of the rows of figure 5: name, colour and line."""
 
 FOLDS_FOR_BARS = 5
 """From how many folds or draws on figure 5 has bars."""
@@ -131,48 +137,60 @@ def _mark(axis: Axes, x: int, row: str, mean: float, half_width: float | None, t
 
 @look()
 def pose_curves(results: list[Result]) -> Figure:
-    """Return figure 5: accuracy over pitch and yaw of DrFER and its baseline, in each setting."""
-    figure, shown = strips(results, lambda result: result.select("pose"), 1, 3, (10.5, 3.5))
+    """Return figure 5: accuracy over pitch and yaw in each setting, and of the control too."""
+    figure, shown = strips(results, lambda result: result.select("pose"), 2, 3, (10.5, 6.4))
     for result, _, axes in shown:
+        for line, rotation in zip(axes, ("pitch", "yaw")):
+            for axis, setting in zip(line, SETTINGS):
+                _pose_curves(axis, result, setting, rotation)
+            line[0].set_ylabel(f"{rotation}: accuracy, %")
         for axis, setting in zip(axes[0], SETTINGS):
-            _pose_curves(axis, result, setting)
+            axis.set_title(f"{SETTINGS[setting]}\n{_counted(result, setting)}", size=NORMAL)
         low = max(0, min(70, *(axis.get_ylim()[0] for axis in axes.flat)))
         for axis in axes.flat:
             axis.set_ylim(low, 100)
-        axes[0, 0].set_ylabel("accuracy, %")
         beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 3}
         axes[0, -1].legend(fontsize=SMALL, **beside)
     return figure
 
 
-def _pose_curves(axis: Axes, result: Result, setting: str) -> None:
-    counts, numbers = [], []
-    for row, name, style in ((METHOD, "DrFER", "-o"), (BASELINE, "baseline", "--s")):
+def _counted(result: Result, setting: str) -> str:
+    """Of how many folds or draws the curves of a setting are; first of how many most are."""
+    rows_of: dict[int, list[str]] = {}
+    for row, (name, *_) in AT_POSES.items():
+        rows_of.setdefault(len(result.select("pose", setting=setting, row=row)), []).append(name)
+    most, *others = sorted(rows_of, key=lambda count: -len(rows_of[count]))
+    unit = result.protocol.unit
+    said = {count: number_of(count, unit) if count else NOT_RUN for count in rows_of}
+    return "; ".join((said[most], *(f"{', '.join(rows_of[n])}: {said[n]}" for n in others)))
+
+
+def _pose_curves(axis: Axes, result: Result, setting: str, rotation: str) -> None:
+    bars = False
+    for row, (name, colour, style) in AT_POSES.items():
         folds = result.select("pose", setting=setting, row=row)
-        numbers.append(len(folds))
-        counts.append(f"{name}: {f'{len(folds)} {result.protocol.unit}s' if folds else NOT_RUN}")
-        for rotation, colour in (("pitch", BLUE), ("yaw", VERMILION)):
-            poses = rotations(result, rotation) if folds else []
-            points = [(angle, *_accuracy_of_pose(result, folds, pose)) for angle, pose in poses]
-            axis.errorbar(
-                *np.reshape(points, (-1, 3)).T,
-                fmt=style,
-                color=colour,
-                ecolor=(colour, 0.35),
-                markersize=4,
-                capsize=2,
-                linewidth=1.4,
-                elinewidth=0.8,
-                label=f"{name}, {rotation}",
-            )
+        if not folds:
+            continue
+        bars = bars or len(folds) >= FOLDS_FOR_BARS
+        poses = rotations(result, rotation)
+        points = [(angle, *_accuracy_of_pose(result, folds, pose)) for angle, pose in poses]
+        axis.errorbar(
+            *np.transpose(points),
+            fmt=style,
+            color=colour,
+            ecolor=(colour, 0.35),
+            markersize=4,
+            capsize=2,
+            linewidth=1.4,
+            elinewidth=0.8,
+            label=name,
+        )
     paper = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
     axis.axhline(80, label="the paper:\nall above 80 %", **paper)
-    axis.set_title(f"{SETTINGS[setting]}\n{', '.join(counts)}", size=NORMAL)
-    bars = "bars: 95 % interval of the mean"
-    if max(numbers) < FOLDS_FOR_BARS:
-        bars = f"no bars: fewer than {FOLDS_FOR_BARS} {result.protocol.unit}s"
-    xlabel = f"angle, degrees\n({bars})" if max(numbers) else "angle, degrees"
-    axis.set(xlabel=xlabel, xticks=range(-80, 81, 40), xlim=(-88, 88))
+    said = "bars: 95 % interval of the mean"
+    if not bars:
+        said = f"no bars: fewer than {FOLDS_FOR_BARS} {result.protocol.unit}s"
+    axis.set(xlabel=f"angle, degrees\n({said})", xticks=range(-80, 81, 40), xlim=(-88, 88))
 
 
 def rotations(result: Result, kind: str) -> list[tuple[int, int]]:
@@ -191,8 +209,7 @@ def rotations(result: Result, kind: str) -> list[tuple[int, int]]:
 
 def _accuracy_of_pose(result: Result, folds: list[dict], pose: int) -> tuple[float, float]:
     """Mean accuracy and half its interval, which of few folds is wider than the axis."""
-    at_pose = [{**fold, "predicted": fold["predicted"][pose]} for fold in folds]
-    mean, half_width = statistic(result, at_pose)
+    mean, half_width = statistic(result, [at_poses(fold, [pose]) for fold in folds])
     return mean, half_width if len(folds) >= FOLDS_FOR_BARS else np.nan
 
 

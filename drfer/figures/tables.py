@@ -15,6 +15,7 @@ import numpy as np
 from drfer.common.errors import DrferError
 from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import TITLES, Result
+from drfer.evaluation.result_format import POSE_SETTINGS
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.statistics import (
     corrected_interval,
@@ -51,6 +52,7 @@ def tables(results: list[Result]) -> dict[str, list[str]]:
         "table-controls.md": _controls(open_too),
         "table-differences.md": _differences(open_too),
         "table-readings.md": _readings(open_too),
+        "table-pose.md": _poses(open_too),
         "table-features.md": _features(open_too),
         **{
             f"table-{kind}.md": _measured(kind, title, open_too) for kind, title in MEASURED.items()
@@ -83,6 +85,17 @@ def statistic(result: Result, entries: list[dict]) -> tuple[float, float]:
     """
     found = summarise(entries, result.protocol)
     return found.mean, np.nan if found.low is None else found.mean - found.low
+
+
+def at_poses(entry: dict, poses: list[int]) -> dict:
+    """Return an entry of kind "pose" as a test at some of its poses.
+
+    Args:
+        entry: has "truth", and "predicted" at every pose.
+        poses: indices into the evaluation's poses.
+    """
+    predicted = [label for pose in poses for label in entry["predicted"][pose]]
+    return {**entry, "truth": entry["truth"] * len(poses), "predicted": predicted}
 
 
 def _with_missing(results: list[Result], *datasets: str) -> list[Result]:
@@ -216,6 +229,39 @@ def _features(results: list[Result]) -> list[str]:
     return [title, "", *_markdown(["measure", *_columns(results)], rows), "", *_origins(results)]
 
 
+def _poses(results: list[Result]) -> list[str]:
+    """Accuracy from the front and turned, of each setting and row, and what the whole method gains."""
+    title = (
+        "Head pose. Accuracy in % on the frontal scans, and the mean over the rotated ones; and how "
+        "much better all stages are than the row, each ± half of the 95 % interval. The pictures are "
+        "figure 5."
+    )
+    head = ["setting", "row", "frontal", "all stages less the row", "rotated"]
+    head.append(head[3])
+    lines = []
+    for result in results:
+        poses = range(len(result.heading.get("poses", ())))
+        frontal = [pose for pose in poses if result.heading["poses"][pose][0] == "frontal"]
+        rotated = [pose for pose in poses if pose not in frontal]
+        rows = [
+            [setting, row, *_at(result, row, setting, frontal), *_at(result, row, setting, rotated)]
+            for setting in POSE_SETTINGS
+            for row in (BASELINE, METHOD, CONTROL)
+            if result.select("pose", setting=setting, row=row)
+        ]
+        lines += ["", *_markdown(head, rows)] if rows else []
+    return [title, *(lines or ["", f"Poses: {NOT_RUN}."]), "", *_origins(results)]
+
+
+def _at(result: Result, row: str, setting: str, poses: list[int]) -> tuple[str, str]:
+    """The accuracy of a row at some poses, and how much better the whole method is there."""
+    of_row, of_method = (
+        [at_poses(entry, poses) for entry in result.select("pose", setting=setting, row=each)]
+        for each in (row, METHOD)
+    )
+    return _mean_of(result, of_row), "" if row == METHOD else _ahead(result, of_method, of_row)
+
+
 def _measured(kind: str, title: str, results: list[Result]) -> list[str]:
     """Mean over folds or draws of every number that the evaluations have in entries of a kind."""
     entries = [result.select(kind) for result in results]
@@ -263,8 +309,10 @@ def _mean(values: list[float], result: Result) -> str:
 def _cell(result: Result, row: str) -> str:
     """Mean, interval if there is one, and folds or draws; every table takes them from here."""
     entries = result.tests(row)
-    if not entries:
-        return NOT_RUN
+    return _mean_of(result, entries) if entries else NOT_RUN
+
+
+def _mean_of(result: Result, entries: list[dict]) -> str:
     mean, half_width = statistic(result, entries)
     return f"{mean:.2f}{_plus_minus(half_width, len(entries), _unit(result))}"
 
@@ -273,10 +321,13 @@ def _lead(result: Result, row: str) -> str:
     """How much better the whole method is than a row, on the folds of both; empty without any."""
     if row == METHOD or not result.entries:
         return ""
+    return _ahead(result, result.tests(METHOD), result.tests(row))
+
+
+def _ahead(result: Result, entries: list[dict], others: list[dict]) -> str:
+    """By how many points entries are better than others, on the folds of both; empty without any."""
     try:
-        mean, low, _, folds = paired_difference(
-            result.tests(METHOD), result.tests(row), result.protocol
-        )
+        mean, low, _, folds = paired_difference(entries, others, result.protocol)
     except DrferError:
         return ""
     half_width = np.nan if low is None else mean - low

@@ -254,9 +254,9 @@ def test_no_two_draws_or_sizes_share_a_name(nothing_is_made, tmp_path):
         preset = replace(TINY_DRAWS, protocol=protocol)
         request = Request.of_names(preset, (METHOD,), ("features", "pose"), (), 5, 0)
         jobs = plan(request, DrawFaces(protocol), Store(tmp_path))
-        assert len(jobs) == 5 * (6 + 6 + 1 + 1 + 2)
+        assert len(jobs) == 5 * (7 + 7 + 1 + 2)
         names |= jobs.keys()
-    assert len(names) == len(protocols) * 5 * 16
+    assert len(names) == len(protocols) * 5 * 17
 
 
 def test_each_draw_has_a_seed_of_its_own():

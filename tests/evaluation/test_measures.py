@@ -15,7 +15,7 @@ from drfer.evaluation.collect import collect
 from drfer.evaluation.engine import run_here
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.features import neighbour_purity, silhouette
-from drfer.evaluation.measures import MEASURES, Measure
+from drfer.evaluation.measures import MEASURES, WITH_CONTROL, Measure
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.result import load_result
 from drfer.evaluation.result_format import SAMPLE_GROUPS
@@ -55,7 +55,7 @@ def posed(faces, monkeypatch):
 
 def test_head_pose_measures_what_stands_before_the_camera(finished, faces, tmp_path, posed):
     """Turning back whole heads gives the frontal answers, and those are the stage's own."""
-    request, store = tiny_request(("main",), ("pose",), (0,)), finished.store
+    request, store = tiny_request(("main", CONTROL), ("pose",), (0,)), finished.store
     jobs = plan(request, faces, store)
     assert not any(job.needs_poses for job in finished.jobs.values())
     assert any(job.needs_poses for job in jobs.values())
@@ -68,7 +68,7 @@ def test_head_pose_measures_what_stands_before_the_camera(finished, faces, tmp_p
 
     found = {(entry["row"], entry["setting"]): entry for entry in result.select("pose")}
     assert found.keys() == {
-        (row, setting) for row in (BASELINE, METHOD) for setting in ("raw", "registered", "trained")
+        (row, setting) for row in WITH_CONTROL for setting in ("raw", "registered", "trained")
     }
     for (row, setting), entry in found.items():
         (test,) = result.tests(row)
@@ -81,7 +81,7 @@ def test_head_pose_measures_what_stands_before_the_camera(finished, faces, tmp_p
             assert same > 0.97, "the rest is rounding"
     assert max(found[METHOD, "raw"]["truth"]) < len(EXPRESSIONS)
     at_poses = [job for job in jobs.values() if job.run.posed]
-    assert len(at_poses) == 7, "trained with head poses: six stages and the measure"
+    assert len(at_poses) == 8, "trained with head poses: six stages, the control and the measure"
 
 
 @pytest.mark.parametrize("posed_training", [False, True])

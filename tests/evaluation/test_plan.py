@@ -20,7 +20,7 @@ from drfer.evaluation.plan import MOST_REPEATS, Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
 from drfer.evaluation.rows import CONTROL, METHOD, ROWS, names_in
-from drfer.evaluation.run import Run
+from drfer.evaluation.run import POSED_LENGTH, Run
 from drfer.evaluation.statistics import summarise
 from drfer.evaluation.store import Store
 from drfer.preprocessing.faceset import FaceSet
@@ -77,7 +77,10 @@ def test_every_row_and_measure_can_be_planned(faces, tmp_path):
         "samples": 1,  # of the first run only
     }
     posed = [job for job in jobs.values() if job.run.posed]
-    assert len(posed) == 2 * 7, "six stages and the measure, in two folds"
+    assert len(posed) == 2 * 8, "six stages, the control and the measure, in two folds"
+    stage = STAGES["iii"]
+    long = {job.run.preset.schedule(stage).epochs for job in posed}
+    assert long == {POSED_LENGTH * PRESETS["smoke"].schedule(stage).epochs}
     assert {job.what for job in jobs.values() if job.needs_poses and not job.run.posed} == {
         "pose",
         "samples",

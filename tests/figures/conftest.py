@@ -7,7 +7,7 @@ from drfer.datasets.scan import EXPRESSIONS
 from drfer.evaluation.result import Result
 from drfer.evaluation.result_format import SAMPLE_FACES
 from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
-from drfer.figures.curves import SETTINGS
+from drfer.figures.curves import AT_POSES, SETTINGS
 
 POSES = [["frontal", 0]] + [
     [kind, angle] for kind in ("pitch", "yaw") for angle in range(-80, 81, 20) if angle
@@ -32,7 +32,7 @@ def _entries(seed, folds, scans):
         for row in names_in("table3"):
             entries.append(entry("test", fold, row=row, truth=labels, predicted=guessed(0.8)))
         for setting in SETTINGS:
-            for row in (BASELINE, METHOD):
+            for row in AT_POSES:
                 by_pose = [guessed(0.9 - abs(angle) / 400) for _, angle in POSES]
                 said = {"truth": labels, "predicted": by_pose}
                 entries.append(entry("pose", fold, row=row, setting=setting, **said))

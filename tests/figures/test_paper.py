@@ -37,6 +37,7 @@ TABLES = {
     "table-controls.md",
     "table-differences.md",
     "table-readings.md",
+    "table-pose.md",
     "table-features.md",
     "table-disentanglement.md",
     "table-diagnosis.md",
@@ -340,21 +341,38 @@ def test_a_fold_that_is_not_there_is_not_invented(made_result):
     }
     said = said_in(curves.pose_curves([replace(result, entries=kept)]))
     counts = [text.splitlines()[1] for text in said if text.startswith(tuple(SETTINGS))]
-    assert counts == [
-        "DrFER: not run, baseline: 3 folds",
-        *["DrFER: not run, baseline: not run"] * 2,
-    ]
+    assert counts == ["not run; baseline: 3 folds", "not run", "not run"]
 
 
 def test_figure_5_draws_the_accuracy_of_each_pose(made_result):
     result = made_result(folds=1)
-    axis = curves.pose_curves([result]).findobj(lambda a: getattr(a, "get_xlabel", str)() != "")[0]
-    [line] = [c.lines[0] for c in axis.containers if c.get_label() == "DrFER, yaw"]
+    figure = curves.pose_curves([result])
+    [axis] = [axis for axis in figure.axes if axis.get_ylabel().startswith("yaw")]
+    [line] = [c.lines[0] for c in axis.containers if c.get_label() == "DrFER"]
     [entry] = result.select("pose", row=METHOD, setting=list(SETTINGS)[0])
     for angle, drawn_share in zip(*line.get_data()):
         pose = result.heading["poses"].index(["yaw", angle] if angle else ["frontal", 0])
         share = 100 * np.mean(np.equal(entry["truth"], entry["predicted"][pose]))
         assert np.isclose(drawn_share, share)
+
+
+def test_the_table_of_poses_takes_the_rotated_ones_together(made_result):
+    result = made_result(folds=3)
+    gains, shares = [], []
+    for fold in range(3):
+        by_row = {}
+        for row in (METHOD, CONTROL):
+            [entry] = [
+                e for e in result.select("pose", row=row, setting="raw") if e["fold"] == fold
+            ]
+            by_row[row] = 100 * np.mean(np.equal(entry["predicted"][1:], entry["truth"]))
+        gains.append(by_row[METHOD] - by_row[CONTROL])
+        shares.append(by_row[CONTROL])
+    text = "\n".join(tables([result])["table-pose.md"])
+    [line] = [line for line in text.splitlines() if line.startswith(f"| raw | {CONTROL} |")]
+    *_, rotated, gain, _ = line.split(" | ")[:-1] + [line.split(" | ")[-1].rstrip(" |"), ""]
+    assert rotated.startswith(f"{np.mean(shares):.2f} ± ")
+    assert gain.startswith(f"{np.mean(gains):+.2f} ± ")
 
 
 @pytest.mark.parametrize(
