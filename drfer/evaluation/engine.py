@@ -143,8 +143,9 @@ def status(jobs: dict[str, Job], store: Store) -> str:
     rest = sum(
         count * statistics.median(seconds[what]) for what, count in left.items() if what in seconds
     )
-    more = f", and {', '.join(unknown)}" if unknown else ""
-    lines.append(f"about {rest / 3600:.1f} hours of work left for one worker{more}")
+    known = f"about {rest / 3600:.1f} hours of work left for one worker"
+    more = f"; besides, of unknown length until one is done: {', '.join(unknown)}"
+    lines.append(known + more if unknown else known)
     return "\n".join([*lines, *(f"failed: {reason}" for reason in sorted(reasons))])
 
 

@@ -38,7 +38,7 @@ def test_a_failing_job_stops_its_children_only(monkeypatch, command, tmp_path):
             "iii": (0, 0, 0, 1),
         }
         assert "failed: ValueError: Invalid learning rate: -1.0" in said.out
-        assert "hours of work left for one worker, and i-identity, ii-identity, iii" in said.out
+        assert "for one worker; besides, of unknown length until one is done: i-ident" in said.out
     monkeypatch.setitem(PRESETS, "smoke", TINY)
     code, said = command("crossval", *selection)
     assert code == 0, said.err
@@ -56,7 +56,7 @@ def test_status_sees_what_runs_and_how_long_it_takes(finished, tmp_path):
     store, jobs = Store(tmp_path), first_stage_jobs(finished)
     first, second = jobs
     assert counts(status(jobs, store)) == {"i-expression": (0, 0, 0, 2)}
-    assert "left for one worker, and i-expression" in status(jobs, store)
+    assert "until one is done: i-expression" in status(jobs, store)
     with store.lock(first):
         assert counts(status(jobs, store)) == {"i-expression": (0, 1, 0, 1)}
     store.save(first, {}, {"seconds": 7200.0})
