@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LARGEST_SEED = 2**31 - 1
 """What torch, numpy and scikit-learn all take."""
 
-POSED_LENGTH = 4
+POSED_LENGTH = 8
 """How many times as long a training is whose scans stand at 17 poses (docs/convergence.md)."""
 
 
