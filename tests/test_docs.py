@@ -9,7 +9,7 @@ import pytest
 from drfer.evaluation.plan import Request, plan
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.result import load_results
-from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, names_in
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.statistics import paired_difference, summarise
 from drfer.evaluation.store import Store
 from drfer.figures.tables import tables
@@ -86,7 +86,7 @@ def test_every_result_in_the_readme_and_the_report_is_a_stored_one():
         assert set(rows) <= set(made), page
 
 
-@pytest.mark.parametrize("panel, results_of", enumerate(("by_people", "by_factor")))
+@pytest.mark.parametrize("panel, results_of", list(enumerate(("by_people", "by_factor"))))
 def test_what_is_said_of_when_it_helps_is_stored(panel, results_of):
     """Each line of the report's tables is what stored answers say: from 9 people to 54, and by factor."""
     results = getattr(when_it_helps, results_of)()
@@ -109,6 +109,26 @@ def test_what_is_said_of_when_it_helps_is_stored(panel, results_of):
         cells += [_mean_of(result, row) for row in ("linear: vertices", "linear: less own neutral")]
         made.append(f"| {' | '.join(map(str, cells))} |")
     assert said == made
+
+
+def test_what_is_said_of_each_part_is_stored():
+    """Each line of table III in the report, and its verdict: whether the paper's effect is excluded."""
+    result = when_it_helps.by_people()[when_it_helps.PEOPLE]
+    made = []
+    for row in names_in("table3"):
+        if row == METHOD:
+            continue
+        paper = ROWS[METHOD].paper["bu3dfe"] - ROWS[row].paper["bu3dfe"]
+        mean, low, high, draws = paired_difference(
+            result.tests(METHOD), result.tests(row), result.protocol
+        )
+        assert draws == 5
+        verdict = "undecided" if low <= paper <= high else "does not show"
+        cells = (row, f"{paper:+.2f}", f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", verdict)
+        made.append(f"| {' | '.join(cells)} |")
+    section = (ROOT / "REPRODUCTION.md").read_text().split("## What each part is worth")[1]
+    table = section.split("## ")[0].replace("−", "-").splitlines()
+    assert [line for line in table if line.startswith("|")][2:] == made
 
 
 def test_what_the_trained_weights_are_worth_to_few_people_is_stored():
