@@ -137,7 +137,10 @@ def _mark(axis: Axes, x: int, row: str, mean: float, half_width: float | None, t
 
 @look()
 def pose_curves(results: list[Result]) -> Figure:
-    """Return figure 5: accuracy over pitch and yaw in each setting, and of the control too."""
+    """Return figure 5: accuracy over pitch and yaw of DrFER, its baseline and the control.
+
+    Each setting in which rotated scans can be read has a column of panels.
+    """
     figure, shown = strips(results, lambda result: result.select("pose"), 2, 3, (10.5, 6.4))
     for result, _, axes in shown:
         for line, rotation in zip(axes, ("pitch", "yaw")):
@@ -155,7 +158,7 @@ def pose_curves(results: list[Result]) -> Figure:
 
 
 def _counted(result: Result, setting: str) -> str:
-    """Of how many folds or draws the curves of a setting are; first of how many most are."""
+    """Of how many folds or draws the curves of a setting are: the usual number, then exceptions."""
     rows_of: dict[int, list[str]] = {}
     for row, (name, *_) in AT_POSES.items():
         rows_of.setdefault(len(result.select("pose", setting=setting, row=row)), []).append(name)
@@ -166,12 +169,12 @@ def _counted(result: Result, setting: str) -> str:
 
 
 def _pose_curves(axis: Axes, result: Result, setting: str, rotation: str) -> None:
-    bars = False
+    most = 0
     for row, (name, colour, style) in AT_POSES.items():
         folds = result.select("pose", setting=setting, row=row)
         if not folds:
             continue
-        bars = bars or len(folds) >= FOLDS_FOR_BARS
+        most = max(most, len(folds))
         poses = rotations(result, rotation)
         points = [(angle, *_accuracy_of_pose(result, folds, pose)) for angle, pose in poses]
         axis.errorbar(
@@ -187,10 +190,11 @@ def _pose_curves(axis: Axes, result: Result, setting: str, rotation: str) -> Non
         )
     paper = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
     axis.axhline(80, label="the paper:\nall above 80 %", **paper)
-    said = "bars: 95 % interval of the mean"
-    if not bars:
-        said = f"no bars: fewer than {FOLDS_FOR_BARS} {result.protocol.unit}s"
-    axis.set(xlabel=f"angle, degrees\n({said})", xticks=range(-80, 81, 40), xlim=(-88, 88))
+    bars = "bars: 95 % interval of the mean"
+    if most < FOLDS_FOR_BARS:
+        bars = f"no bars: fewer than {FOLDS_FOR_BARS} {result.protocol.unit}s"
+    xlabel = f"angle, degrees\n({bars})" if most else "angle, degrees"
+    axis.set(xlabel=xlabel, xticks=range(-80, 81, 40), xlim=(-88, 88))
 
 
 def rotations(result: Result, kind: str) -> list[tuple[int, int]]:

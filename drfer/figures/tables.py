@@ -233,24 +233,25 @@ def _poses(results: list[Result]) -> list[str]:
     """Accuracy from the front and turned, of each setting and row, and what the whole method gains."""
     title = (
         "Head pose. Accuracy in % on the frontal scans, and the mean over the rotated ones; and how "
-        "much better all stages are than the row, each ± half of the 95 % interval. The pictures are "
-        "figure 5."
+        "much better all stages are than the row, each ± half of the 95 % interval. Figure 5 draws it."
     )
-    head = ["setting", "row", "frontal", "all stages less the row", "rotated"]
-    head.append(head[3])
-    lines = []
-    for result in results:
-        poses = range(len(result.heading.get("poses", ())))
-        frontal = [pose for pose in poses if result.heading["poses"][pose][0] == "frontal"]
-        rotated = [pose for pose in poses if pose not in frontal]
-        rows = [
-            [setting, row, *_at(result, row, setting, frontal), *_at(result, row, setting, rotated)]
+    gains = ("all stages less the row, frontal", "all stages less the row, rotated")
+    head = ["evaluation", "setting", "row", "frontal", gains[0], "rotated", gains[1]]
+    shown = [result for result in results if result.select("pose")]
+    rows = []
+    for result in shown:
+        names = [name for name, _ in result.heading["poses"]]
+        frontal = [pose for pose, name in enumerate(names) if name == "frontal"]
+        rotated = [pose for pose, name in enumerate(names) if name != "frontal"]
+        rows += [
+            [result.title, setting, row]
+            + [cell for poses in (frontal, rotated) for cell in _at(result, row, setting, poses)]
             for setting in POSE_SETTINGS
             for row in (BASELINE, METHOD, CONTROL)
             if result.select("pose", setting=setting, row=row)
         ]
-        lines += ["", *_markdown(head, rows)] if rows else []
-    return [title, *(lines or ["", f"Poses: {NOT_RUN}."]), "", *_origins(results)]
+    table = _markdown(head, rows) if rows else [f"Poses: {NOT_RUN}."]
+    return [title, "", *table, "", *_origins(shown or results)]
 
 
 def _at(result: Result, row: str, setting: str, poses: list[int]) -> tuple[str, str]:

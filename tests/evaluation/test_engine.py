@@ -38,7 +38,8 @@ def test_a_failing_job_stops_its_children_only(monkeypatch, command, tmp_path):
             "iii": (0, 0, 0, 1),
         }
         assert "failed: ValueError: Invalid learning rate: -1.0" in said.out
-        assert "for one worker; besides, of unknown length until one is done: i-ident" in said.out
+        assert "hours of work left for one worker; besides, of unknown length" in said.out
+        assert "until one is done: i-identity, ii-identity, iii" in said.out
     monkeypatch.setitem(PRESETS, "smoke", TINY)
     code, said = command("crossval", *selection)
     assert code == 0, said.err
