@@ -7,6 +7,7 @@ With MADE_UP_FACES in its environment, its open faces are random numbers.
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 from drfer.evaluation.collect import collect
@@ -38,6 +39,15 @@ def same_result(finished, faces, request, store, folder) -> bool:
         collect(request, faces, of, folder / name)
         written.append((folder / name / "result.json").read_bytes())
     return written[0] == written[1]
+
+
+def wait_until(condition, seconds=120):
+    """Wait until a condition holds; returns what it gave."""
+    limit = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < limit, "it never came"
+        time.sleep(0.01)
+    return found
 
 
 def start(*arguments, **options) -> subprocess.Popen:

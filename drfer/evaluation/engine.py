@@ -39,17 +39,20 @@ STATES = ("done", "running", "failed", "to do")
 
 
 def run_here(jobs: dict[str, Job], faces: FaceSet | DrawFaces, store: Store) -> list[str]:
-    """Do what is missing, in order, in this process.
+    """Do what is missing in this process, in order, but first what no other process makes just now.
 
     A job that fails does not stop the others; the store keeps why.
 
     Returns:
         The names of the jobs that failed, or that wait for one that did.
     """
-    failed: set[str] = set()
-    for job in progress(missing(jobs, store), "jobs", unit="job"):
-        if not failed.isdisjoint(job.parents) or not _attempt(job, faces, store):
-            failed.add(job.name)
+    left, failed = {job.name: job for job in missing(jobs, store)}, set()
+    with progress(None, "jobs", len(left), unit="job") as bar:
+        while left:
+            job = left.pop(_next(left, store))
+            if not failed.isdisjoint(job.parents) or not _attempt(job, faces, store):
+                failed.add(job.name)
+            bar.update()
     return sorted(failed)
 
 
@@ -147,6 +150,14 @@ def status(jobs: dict[str, Job], store: Store) -> str:
     more = f"; besides, of unknown length until one is done: {', '.join(unknown)}"
     lines.append(known + more if unknown else known)
     return "\n".join([*lines, *(f"failed: {reason}" for reason in sorted(reasons))])
+
+
+def _next(left: dict[str, Job], store: Store) -> str:
+    """Return the first job that could begin now; if all wait for another process, the first of all."""
+    for name, job in left.items():
+        if left.keys().isdisjoint(job.parents) and not store.is_locked(name):
+            return name
+    return next(iter(left))
 
 
 def _attempt(job: Job, faces: FaceSet, store: Store) -> bool:

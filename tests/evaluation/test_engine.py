@@ -1,16 +1,17 @@
 """What may befall a long evaluation: failing jobs, a full disk, damage, a store of someone else."""
 
 import resource
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from driver import TINY, counts, same_result, start, tiny_request
+from driver import TINY, counts, same_result, start, tiny_request, wait_until
 from only_readable import as_a_user_who_may_only_read
 
-from drfer.evaluation.engine import run_here, status
+from drfer.evaluation.engine import missing, run_here, status
 from drfer.evaluation.plan import plan
 from drfer.evaluation.presets import PRESETS
-from drfer.evaluation.rows import BASELINE
+from drfer.evaluation.rows import BASELINE, METHOD
 from drfer.evaluation.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,6 +48,20 @@ def test_a_failing_job_stops_its_children_only(monkeypatch, command, tmp_path):
     code, said = command("status", *selection)
     assert set(counts(said.out).values()) == {(1, 0, 0, 0)}
     assert "about 0.0 hours" in said.out
+
+
+def test_what_another_process_makes_comes_last(faces, tmp_path):
+    store = Store(tmp_path / "store")
+    jobs = plan(tiny_request((BASELINE, METHOD), (), folds=(0,)), faces, store)
+    theirs = next(name for name, job in jobs.items() if job.what == "i-expression")
+    with ThreadPoolExecutor() as threads:
+        with store.lock(theirs):
+            doing = threads.submit(run_here, jobs, faces, store)
+            wait_until(lambda: len(missing(jobs, store)) == 3)
+            left = {job.what for job in missing(jobs, store)}
+        assert doing.result() == []
+    assert left == {"i-expression", "ii-expression", "iii"}, "it and what waits for it"
+    assert missing(jobs, store) == []
 
 
 def first_stage_jobs(finished):

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from driver import counts, same_result, start, tiny_request
+from driver import counts, same_result, start, tiny_request, wait_until
 from made_up_populations import TINY_DRAWS, draws_request
 
 from drfer.common.errors import DrferError
@@ -42,14 +42,6 @@ def cluster(cache):
 
 def on(cluster, jobs, faces, store, threads=1):
     return run_on_ray(jobs, faces, store, cluster.address, threads=threads)
-
-
-def wait_until(condition, seconds=120):
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.01)
-    return found
 
 
 def workers_of(driver):
