@@ -135,8 +135,9 @@ class Watch:
             figure.draw_without_rendering()  # only then it is known how large a text is
         for text in names_of_lines.values():
             _move_off_curves(text, curves, self.epochs)
+        above = {"fontsize": 7, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
         if len(self.curve[0]) > 1:
-            left.legend(fontsize=8)
+            left.legend(ncols=min(len(self.curve[0]), 3), **above)
         if self.accuracy:
             right = axes[0, 1]
             names = next(iter(self.looks.values()))
@@ -146,7 +147,7 @@ class Watch:
             right.axhline(self.guess, color=GREY, linestyle=":")
             right.text(self.epochs, self.guess, "a guess", ha="right", va="bottom", fontsize=8)
             right.set(xlabel="epoch", ylabel="right, %", xlim=(0, self.epochs), ylim=(0, 105))
-            right.legend(fontsize=8, loc="best")  # where it hides no point
+            right.legend(ncols=2, **above)
         return figure
 
 

@@ -319,6 +319,10 @@ WRONG_ONES = {
         nb04.EXERCISES[2],
         anchor_gradient(lambda p, n: p.norm() - n.norm() + 0.3 > 0),
     ),
+    "04.3, two expressions in one direction": (
+        nb04.EXERCISES[3],
+        [[1, 0], [2, 0], [3, 0], [4, 0], [0, 1], [0, 2]],
+    ),
     "04.4, one size for all": (nb04.EXERCISES[4], lambda clouds: clouds / clouds.norm()),
     "04.4, mirrored": (nb04.EXERCISES[4], lambda clouds: -clouds / radius(clouds)),
     "05.1, not sorted": (nb05.EXERCISES[1], lambda *a: crossed(*a, sort=lambda face: face)),

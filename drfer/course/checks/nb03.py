@@ -132,7 +132,7 @@ def _judge_augmentation(function) -> str | None:
         if away.median() > AWAY[0] or away.max() > AWAY[1]:
             return (
                 f"one new face lies up to {away.max():.0f} mm from the old one "
-                f"({away.median():.0f} mm in the middle): would you know the expression?"
+                f"({away.median():.0f} mm in the middle); {AWAY[1]:.0f} and {AWAY[0]:.0f} mm are allowed."
             )
         if _spacing(each) < EVEN * _spacing(cloud):
             return "the first 128 points are no longer an even sample of the face."
