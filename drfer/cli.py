@@ -93,6 +93,11 @@ def crossval(
         gpus: how much of a GPU a job on Ray takes, such as 0.25.
         threads: how many threads a job on Ray takes.
     """
+    if engine != "ray":
+        of_ray = {"address": address, "workers": workers, "gpus": gpus, "threads": threads != 1}
+        for name, said in of_ray.items():
+            if said:
+                raise DrferError(f"--{name} is for Ray: say --engine ray, too, or leave it away")
     evaluation = selection.open()
     try:
         if engine == "ray":

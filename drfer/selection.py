@@ -33,7 +33,7 @@ class Selection:
     measures: tuple[str, ...] = ()
     """all, or of pose, features, disentanglement, diagnosis, curves, samples"""
     folds: tuple[int, ...] = ()
-    """which folds; all if none is named"""
+    """which folds, such as 0 1 2; all if none is named"""
     repeats: int = 1
     """how often all folds are run, with the subjects shuffled anew each time"""
     redraw: bool = False
@@ -47,7 +47,8 @@ class Selection:
     train_subjects: int | None = None
     """how many subjects a draw trains on, 9 to 100; the preset's, which is 54, if not given"""
     identity: float = 1.0
-    """of draws: how much people differ, such as 0.5 for half as much as on the benchmark"""
+    """of draws: factor of the local changes of shape by which people differ, such as 0.5; sex, age, build
+    and ancestry vary as usual"""
     levels: tuple[int, ...] = (3, 4)
     """of draws: at which intensities expressions are shown, of 1 to 4"""
     wrong_labels: float = 0.0

@@ -63,6 +63,12 @@ def test_reproduce_goes_from_faces_to_figures(faces, tmp_path):
         (["reproduce", "--train-share", "nan"], "nan is no share"),
         (["reproduce", "--start", "mine", "--dataset", "scans"], "no start 'mine'"),
         (["crossval", "--draws", "2", "--train-share", "0.5"], "has no folds"),
+        (["crossval", "--preset", "smoke", "--workers", "2"], "say --engine ray"),
+        (["crossval", "--preset", "smoke", "--address", "localhost:1"], "--address is for Ray"),
+        (
+            ["crossval", "--rows", "stage"],
+            'choose from main, table3, control, bounds, beyond, readings, "w/o L_tri"',
+        ),
         (["crossval", "--draws", "1", "--start", "shipped", "--preset", "paper"], "say --preset"),
         (
             ["crossval", "--draws", "1", "--start", "shipped", "--rows", "w/o skip"],

@@ -131,6 +131,25 @@ def test_what_is_said_of_each_part_is_stored():
     assert [line for line in table if line.startswith("|")][2:] == made
 
 
+def test_what_is_said_of_ten_folds_is_stored():
+    """Each line of the report's table of the paper's own protocol, on today's faces."""
+    [result] = load_results(ROOT / "docs" / "ten-folds")
+    made = []
+    for row in result.rows:
+        right = summarise(result.tests(row), result.protocol)
+        assert right.folds == 10
+        cells = [row, f"{right.mean:.1f} ({right.low:.1f} to {right.high:.1f})", ""]
+        if row != BASELINE:
+            mean, low, high, _ = paired_difference(
+                result.tests(row), result.tests(BASELINE), result.protocol
+            )
+            cells[-1] = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        made.append(f"| {' | '.join(cells)} |")
+    section = (ROOT / "REPRODUCTION.md").read_text().split("## On the paper's protocol")[1]
+    table = section.split("## ")[0].replace("−", "-").splitlines()
+    assert [line for line in table if line.startswith("|")][2:] == made
+
+
 def test_what_the_trained_weights_are_worth_to_few_people_is_stored():
     """Each line of the table is what the stored answers say, with and without the kit's weights."""
     stored = load_results(ROOT / "docs" / "fine-tuning")

@@ -33,4 +33,5 @@ def check_known(what: str, name: str, known: Iterable[str]) -> None:
         DrferError: the name is none of the known ones; the sentence lists those.
     """
     if name not in known:
-        raise DrferError(f"there is no {what} {name!r}; choose from {', '.join(known)}")
+        names = [f'"{each}"' if " " in each else each for each in known]
+        raise DrferError(f"there is no {what} {name!r}; choose from {', '.join(names)}")

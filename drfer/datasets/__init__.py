@@ -86,7 +86,9 @@ def open_dataset(
 
     check_known("dataset", name, NAMES)
     if up != "y" and name != "scans":
-        raise DrferError("--up is for scans of your own: say --dataset scans")
+        raise DrferError(
+            "--up is for scans of your own: say --dataset scans, or `drfer check scans`"
+        )
     if name == "anny3dfe":
         if root:
             raise DrferError(

@@ -65,6 +65,7 @@ class Bosphorus(ScanFolder):
     intensities = (1,)
     companion = ".lm3"
     version = 2
+    why_none = "no file in it is named like bs000_E_FEAR_0.bnt"
 
     def key_of(self, path: Path) -> ScanKey | None:
         """Return which scan a file is: `bs000_E_FEAR_0.bnt` is bs000's fear."""

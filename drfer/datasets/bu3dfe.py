@@ -46,6 +46,7 @@ class BU3DFE(ScanFolder):
 
     name = "bu3dfe"
     intensities = (3, 4)
+    why_none = "no file in it is named like F0001_AN01WH_F3D.wrl"
 
     def key_of(self, path: Path) -> ScanKey | None:
         """Return which scan a file is: `F0001_AN01WH_F3D.wrl` is F0001's anger at intensity 1."""

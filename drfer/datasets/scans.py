@@ -49,6 +49,7 @@ class Scans(ScanFolder):
     name = "scans"
     intensities = (1,)
     version = 3
+    why_none = f"no file in it ends in {', '.join(sorted(SUFFIXES))}"
 
     def __init__(self, root: Path, up: str = "y") -> None:
         """Read the table, and find the scans by their names."""
@@ -58,10 +59,7 @@ class Scans(ScanFolder):
         self.labels = read_table(table) if table else None
         if self.labels is not None:
             first = next(iter(self.labels), None)
-            named = (
-                f"none of the files in {table} is there, such as {first!r}: give their endings, too"
-            )
-            self.why_none = named if first else f"{table} names no file"
+            self.why_none = _why_none(table, first) if first else f"{table} names no file"
         super().__init__(root)
         if self.labels:
             there = {path for paths in self.files.values() for path in paths}
@@ -87,6 +85,14 @@ class Scans(ScanFolder):
     def read(self, path: Path, key: ScanKey) -> FaceScan:
         """Return the scan in a file."""
         return read_scan(path, key, self.up)
+
+
+def _why_none(table: Path, first: str) -> str:
+    """Say why no file that a table names is a scan."""
+    if (table.parent / first).is_file():
+        known = ", ".join(sorted(SUFFIXES))
+        return f"{first!r}, as in {table}, has an ending that is not read here; known are {known}"
+    return f"none of the files in {table} is there, such as {first!r}: give their endings, too"
 
 
 def _table_in(root: Path) -> Path | None:

@@ -146,9 +146,10 @@ def status(jobs: dict[str, Job], store: Store) -> str:
     rest = sum(
         count * statistics.median(seconds[what]) for what, count in left.items() if what in seconds
     )
-    known = f"about {rest / 3600:.1f} hours of work left for one worker"
-    more = f"; besides, of unknown length until one is done: {', '.join(unknown)}"
-    lines.append(known + more if unknown else known)
+    length = [f"about {rest / 3600:.1f} hours of work left for one worker"] if rest else []
+    if unknown:
+        length.append(f"of unknown length until one is done: {', '.join(unknown)}")
+    lines.append("; besides, ".join(length) or "nothing is left to do")
     return "\n".join([*lines, *(f"failed: {reason}" for reason in sorted(reasons))])
 
 

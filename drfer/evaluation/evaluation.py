@@ -11,7 +11,7 @@ from drfer.evaluation import engine
 from drfer.evaluation.collect import collect, earlier_result
 from drfer.evaluation.draws import DrawFaces
 from drfer.evaluation.experiment import prepare_faces
-from drfer.evaluation.plan import Job, Request, plan, without_truth
+from drfer.evaluation.plan import Job, Request, plan, without_looks, without_truth
 from drfer.evaluation.protocol import Draws
 from drfer.evaluation.result import Result, folder_name
 from drfer.evaluation.store import Store
@@ -49,7 +49,7 @@ class Evaluation:
             Store(out / "store").check_writable()
         protocol = request.preset.protocol
         drawn = isinstance(protocol, Draws)
-        request = request if drawn else without_truth(request, dataset)
+        request = without_looks(request) if drawn else without_truth(request, dataset)
         faces = DrawFaces(protocol) if drawn else prepare_faces(dataset, request.preset)
         evaluation = cls(request, faces, out)
         if to_run:

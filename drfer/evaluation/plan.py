@@ -179,6 +179,17 @@ def without_truth(request: Request, dataset) -> Request:
     return replace(request, rows=tuple(left))
 
 
+def without_looks(request: Request) -> Request:
+    """Return a request of draws without the rows of best epochs; say so.
+
+    The test scans of draws are too many to be looked at after each epoch.
+    """
+    best = [row for row in request.rows if ROWS[row].best_look]
+    for row in best:
+        print(f"{row} is left out: nobody looks at the test scans of draws epoch by epoch")
+    return replace(request, rows=tuple(row for row in request.rows if row not in best))
+
+
 def measured_runs(what: str, run: Run) -> list[Run]:
     """Return the runs of which a measure is taken, for a run that an evaluation asks for."""
     return [run, run.at_all_poses()] if MEASURES[what].posed_training else [run]

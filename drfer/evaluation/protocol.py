@@ -229,7 +229,7 @@ def drawn_subjects(available: list[str], protocol: Protocol, repeat: int = 0) ->
         raise DrferError(
             f"{protocol.folds} folds of {protocol.subjects} subjects need at least that many; "
             f"the dataset has {len(available)} with every scan that is used "
-            "(`drfer check` says who lacks which)"
+            "(`drfer check` says who lacks which); --preset smoke needs 12, and tests the code alone"
         )
     listed = not protocol.redraw and protocol.draw_seed == 0
     drawn = _lists()["drawn"].get(f"{protocol.subjects} of {len(available)}") if listed else None

@@ -39,6 +39,9 @@ MEASURED = {
 NO_TRUTH = "no ground truth"
 """Of a measurement that needs faces which only a generator can make."""
 
+NOT_MEASURED = "not measured"
+"""Of a measurement that another version of a measure has."""
+
 
 def tables(results: list[Result]) -> dict[str, list[str]]:
     """Return every table over all evaluations, as lines of Markdown by file name."""
@@ -69,7 +72,7 @@ def accuracy_table(result: Result) -> list[str]:
     folds = {(entry["repeat"], entry["fold"]): entry for entry in result.select("test")}
     if len(folds) == 1:
         scans, unit = len(next(iter(folds.values()))["truth"]), result.protocol.unit
-        lines.append(f"One {unit}, one seed: of {scans} scans, one is {100 / scans:.1f} points.")
+        lines.append(f"One {unit}, one seed: of {scans} scans, one is {100 / scans:.2g} points.")
     return [*lines, *_of_draws(result), "The columns are of different data."]
 
 
@@ -271,7 +274,9 @@ def _measured(kind: str, title: str, results: list[Result]) -> list[str]:
         for each, result in zip(entries, results)
     ]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    absent = [NO_TRUTH if column else NOT_RUN for column in columns]
+    absent = [
+        _why_absent(result) if column else NOT_RUN for column, result in zip(columns, results)
+    ]
     rows = [
         [name, *(column.get(name, none) for column, none in zip(columns, absent))] for name in names
     ]
@@ -281,6 +286,10 @@ def _measured(kind: str, title: str, results: list[Result]) -> list[str]:
     title = f"{title}. Means over {units}, ± half of the 95 % interval{_escaped(counts)}."
     table = _markdown(["measure", *_columns(results)], rows)
     return [title, "", *table, "", *_origins(results)]
+
+
+def _why_absent(result: Result) -> str:
+    return NOT_MEASURED if result.dataset == "anny3dfe" else NO_TRUTH
 
 
 def _numbers(measured: dict, path: str = "") -> Iterator[tuple[str, float]]:

@@ -298,6 +298,7 @@ WRONG_ONES = {
         standard(variance_of=torch.var),
     ),
     "07.3, one mean and one variance": (nb07.EXERCISES[3], standard(torch.mean, torch.var)),
+    "07.3, below zero": (nb07.EXERCISES[3], lambda m, v: 10 * standard()(m, v) - 1),
     "07.3, KL, one of each": (nb07.EXERCISES[3], standard(torch.mean, torch.var, squared=False)),
     "09.3, three neighbours": (nb09.EXERCISES[3], (3, 0)),
     "10.2, all scans together": (nb10.EXERCISES[2], by_fold(pooled=True)),

@@ -137,7 +137,9 @@ def test_a_class_that_few_have_is_named_for_its_spelling(database, tmp_path, cap
     said = capsys.readouterr().out
     assert "1 named in the table, but not in the folder:\n  gone.ply\n" in said
     assert "names differ in capitals alone; are they the same people?:\n  A\n  a\n" in said
+    (tmp_path / "b.pcd").touch()
     for content, why in {
+        "b.pcd,b,smile": "'b.pcd', as in .*, has an ending that is not read here; known are .bnt, ",
         "a-smile,a,smile": "none of the files in .*CSV is there, such as 'a-smile'",
         "": "names no file",
     }.items():

@@ -16,10 +16,10 @@ from drfer.evaluation.collect import collect
 from drfer.evaluation.engine import status
 from drfer.evaluation.experiment import Experiment
 from drfer.evaluation.measures import MEASURES
-from drfer.evaluation.plan import MOST_REPEATS, Request, plan
+from drfer.evaluation.plan import MOST_REPEATS, Request, plan, without_looks
 from drfer.evaluation.presets import PRESETS
 from drfer.evaluation.protocol import drawn_subjects, protocol_keys
-from drfer.evaluation.rows import CONTROL, METHOD, ROWS, names_in
+from drfer.evaluation.rows import BASELINE, CONTROL, METHOD, ROWS, names_in
 from drfer.evaluation.run import POSED_LENGTH, Run
 from drfer.evaluation.statistics import summarise
 from drfer.evaluation.store import Store
@@ -257,3 +257,10 @@ def test_a_run_takes_less_than_200_kilobytes_without_weights(finished):
             grown += len(json.dumps(record["test"]))
     print(f"\n{total / 1000:.0f} kB; at classroom sizes {grown / 1000:.0f} kB")
     assert total < grown < 200_000
+
+
+def test_draws_have_no_best_epoch(capsys):
+    request = Request.of_names(TINY, ("main", "control"), (), (0,), 1, 0)
+    rows = without_looks(request).rows
+    assert set(request.rows) - set(rows) == {f"{row}, best epoch" for row in (BASELINE, METHOD)}
+    assert capsys.readouterr().out.count("is left out") == 2

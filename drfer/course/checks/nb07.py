@@ -50,6 +50,8 @@ def _standard_as_a_whole(answer) -> str | None:
             return NOT_DONE
         if not isinstance(loss, Tensor) or loss.dim():
             return "a scalar tensor is wanted."
+        if loss.item() < -1e-4:
+            return f"it is {loss.item():.2f}, below zero, for Gaussians that are {name}."
         if loss.item() > 0.05:
             return f"it is {loss.item():.2f} for standard draws whose Gaussians are {name}."
         for change, moved in {
