@@ -94,9 +94,14 @@ def crossval(
         threads: how many threads a job on Ray takes.
     """
     if engine != "ray":
-        of_ray = {"address": address, "workers": workers, "gpus": gpus, "threads": threads != 1}
-        for name, said in of_ray.items():
-            if said:
+        of_ray = {
+            "address": address is not None,
+            "workers": workers is not None,
+            "gpus": gpus != 0,
+            "threads": threads != 1,
+        }
+        for name, is_said in of_ray.items():
+            if is_said:
                 raise DrferError(f"--{name} is for Ray: say --engine ray, too, or leave it away")
     evaluation = selection.open()
     try:

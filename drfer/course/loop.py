@@ -135,7 +135,11 @@ class Watch:
             figure.draw_without_rendering()  # only then it is known how large a text is
         for text in names_of_lines.values():
             _move_off_curves(text, curves, self.epochs)
-        above = {"fontsize": 7, "loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        above = {
+            "fontsize": 7,
+            "loc": "lower center",
+            "bbox_to_anchor": (0.5, 1.0),
+        }  # hides no curve
         if len(self.curve[0]) > 1:
             left.legend(ncols=min(len(self.curve[0]), 3), **above)
         if self.accuracy:
