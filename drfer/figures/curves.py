@@ -16,6 +16,7 @@ from drfer.figures.style import (
     COLOURS,
     GREEN,
     GREY,
+    HALO,
     NORMAL,
     NOT_RUN,
     ORANGE,
@@ -131,8 +132,8 @@ def _mark(axis: Axes, x: int, row: str, mean: float, half_width: float | None, t
     colour = {BASELINE: BLUE, CONTROL: ORANGE}.get(row, GREEN)
     bar = {"fmt": "o", "markersize": 8, "capsize": 5, "zorder": 5}
     axis.errorbar(x, mean, half_width, color=colour, **bar)
-    beside = {"xytext": (10, 6), "textcoords": "offset points", "size": NORMAL}
-    axis.annotate(text, (x, mean), color=colour, **beside)
+    beside = {"xytext": (10, 0), "textcoords": "offset points", "size": NORMAL, "va": "center"}
+    axis.annotate(text, (x, mean), color=colour, path_effects=[HALO], **beside)
 
 
 @look()

@@ -15,12 +15,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import TriMesh
 from matplotlib.colors import Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.tri import Triangulation
 
 from drfer.datasets.scan import FaceScan
 from drfer.figures.shading import CREASES, Surface, surface
-from drfer.figures.style import COLOURS, NORMAL, SMALL, literal, look, sheet
+from drfer.figures.style import COLOURS, HALO, NORMAL, SMALL, literal, look, sheet
 
 CLAY = "#DAD2C8"
 """The colour of a face that has none."""
@@ -147,9 +146,8 @@ def scale_bar(axes: Axes, length: float = 50) -> None:
     low, high = axes.get_ylim()
     x, y = left + 0.03 * (right - left), low + 0.02 * (high - low)
     axes.plot([x, x + length], [y, y], color="black", linewidth=1.2, solid_capstyle="butt")
-    halo = [withStroke(linewidth=2, foreground="white")]  # it may lie on a face
     y += 0.01 * (high - low)
-    axes.text(x, y, f"{length:g} mm", size=6, va="bottom", path_effects=halo)
+    axes.text(x, y, f"{length:g} mm", size=6, va="bottom", path_effects=[HALO])
 
 
 @look()

@@ -15,6 +15,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.patheffects import withStroke
 from PIL import Image
 from scipy.spatial import cKDTree
 
@@ -43,6 +44,9 @@ DPI = 150
 
 SMALL, NORMAL = 8, 9
 """Font sizes in points: of labels, and of titles."""
+
+HALO = withStroke(linewidth=2, foreground="white")
+"""Path effect of a text that may lie on something."""
 
 NOT_RUN = "not run"
 """What a figure or table says of what was not evaluated."""
